@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* block: the time a request waits in the I/O scheduler's queue (insert to issue), and the time the device takes (issue to completion).
+ *
+ * Requests are keyed by their address, which is that of a slot in a preallocated set: one that was merged into another never completes, and
+ * its address comes back with another request. A request that is issued without waiting in a queue has no queue time. A request that is
+ * issued again, because the driver had no room, is timed from the last issue. Bio-based drivers (md, dm) make no requests of their own. */
+#include "kernel.bpf.h"
+#include "histogram.bpf.h"
+
+/* Bits that enum req_op has had since 4.10; the other operations are rare. */
+enum block_operation {
+	BLOCK_OPERATION_READ = 0,
+	BLOCK_OPERATION_WRITE = 1,
+	BLOCK_OPERATION_FLUSH = 2,
+	BLOCK_OPERATION_DISCARD = 3,
+	BLOCK_OPERATION_OTHER = 4,
+};
+
+struct block_key {
+	char device[32];
+	enum block_operation operation;
+};
+
+struct pending_request {
+	__u64 insert_ns; /* 0: not inserted */
+	__u64 issue_ns;	 /* 0: not issued */
+};
+
+/* Set by the loader: position of the request among the arguments of block_rq_issue and block_rq_insert, and when it attached. */
+const volatile __u32 rq_argument;
+const volatile __u64 attached_ns;
+
+/* What is counted when no label set is free. */
+static const struct block_key other_key = { .device = "other", .operation = BLOCK_OPERATION_OTHER };
+
+HISTOGRAM_MAP(block_io_latency, struct block_key, 256);
+HISTOGRAM_MAP(block_io_queue, struct block_key, 256);
+
+/* Key: address of the request. Value: its times. As many entries as requests can be under way at once. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct pending_request);
+} pending_requests SEC(".maps");
+
+static __always_inline struct gendisk *request_disk(struct request *rq)
+{
+	struct request___5_16 *old = (void *)rq;
+
+	if (bpf_core_field_exists(old->rq_disk))
+		return BPF_CORE_READ(old, rq_disk);
+	return BPF_CORE_READ(rq, q, disk);
+}
+
+static __always_inline void request_key(struct request *rq, struct block_key *key)
+{
+	__u32 operation = BPF_CORE_READ(rq, cmd_flags) & REQ_OP_MASK;
+	struct gendisk *disk = request_disk(rq);
+
+	key->operation = operation < BLOCK_OPERATION_OTHER ? operation : BLOCK_OPERATION_OTHER;
+	if (disk)
+		bpf_probe_read_kernel_str(key->device, sizeof(key->device), &disk->disk_name);
+	else
+		__builtin_memcpy(key->device, "none", sizeof("none")); /* a command to a controller */
+}
+
+static __always_inline void observe(void *map, struct request *rq, __u64 start, __u64 end)
+{
+	struct block_key key = {}, other = other_key;
+
+	if (!ascending(start, end))
+		return;
+	request_key(rq, &key);
+	histogram_observe(map, &key, &other, end - start);
+}
+
+static __always_inline int handle_insert(struct request *rq)
+{
+	struct pending_request pending = { .insert_ns = bpf_ktime_get_ns() };
+	__u64 address = (__u64)rq;
+
+	if (bpf_map_update_elem(&pending_requests, &address, &pending, BPF_ANY))
+		count_loss(in_flight_full);
+	return 0;
+}
+
+static __always_inline int handle_issue(struct request *rq)
+{
+	struct pending_request *known, pending = { .issue_ns = bpf_ktime_get_ns() };
+	__u64 address = (__u64)rq, inserted;
+
+	known = bpf_map_lookup_elem(&pending_requests, &address);
+	if (!known) {
+		if (bpf_map_update_elem(&pending_requests, &address, &pending, BPF_ANY))
+			count_loss(in_flight_full);
+		return 0;
+	}
+	inserted = known->insert_ns;
+	known->insert_ns = 0;
+	known->issue_ns = pending.issue_ns;
+	/* An insert before the request was made belongs to one that was merged away. */
+	if (inserted && inserted >= BPF_CORE_READ(rq, start_time_ns))
+		observe(&block_io_queue, rq, inserted, pending.issue_ns);
+	return 0;
+}
+
+static __always_inline int handle_complete(struct request *rq, unsigned int bytes)
+{
+	__u64 address = (__u64)rq, now = bpf_ktime_get_ns(), issued;
+	struct pending_request *pending;
+
+	if (bytes < BPF_CORE_READ(rq, __data_len))
+		return 0; /* The rest is still under way. */
+	pending = bpf_map_lookup_elem(&pending_requests, &address);
+	if (!pending || !pending->issue_ns) {
+		if (BPF_CORE_READ(rq, start_time_ns) > attached_ns)
+			count_loss(no_start);
+		return 0;
+	}
+	issued = pending->issue_ns;
+	bpf_map_delete_elem(&pending_requests, &address);
+	observe(&block_io_latency, rq, issued, now);
+	return 0;
+}
+
+SEC("tp_btf/block_rq_insert")
+int block_rq_insert_tp_btf(__u64 *ctx)
+{
+	return handle_insert((struct request *)(rq_argument ? ctx[1] : ctx[0]));
+}
+
+SEC("tp_btf/block_rq_issue")
+int block_rq_issue_tp_btf(__u64 *ctx)
+{
+	return handle_issue((struct request *)(rq_argument ? ctx[1] : ctx[0]));
+}
+
+SEC("tp_btf/block_rq_complete")
+int BPF_PROG(block_rq_complete_tp_btf, struct request *rq, int error, unsigned int bytes)
+{
+	return handle_complete(rq, bytes);
+}
+
+SEC("raw_tp/block_rq_insert")
+int block_rq_insert_raw_tp(__u64 *ctx)
+{
+	return handle_insert((struct request *)(rq_argument ? ctx[1] : ctx[0]));
+}
+
+SEC("raw_tp/block_rq_issue")
+int block_rq_issue_raw_tp(__u64 *ctx)
+{
+	return handle_issue((struct request *)(rq_argument ? ctx[1] : ctx[0]));
+}
+
+SEC("raw_tp/block_rq_complete")
+int BPF_PROG(block_rq_complete_raw_tp, struct request *rq, int error, unsigned int bytes)
+{
+	return handle_complete(rq, bytes);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Start times of calls that are under way in a task. They live in task storage, which follows the task over CPUs and is freed with it,
+ * or in a hash map where the kernel has no task storage for tracing programs (before 5.12). A task has one place for each operation, so
+ * that operations can nest: a synchronous NFS write runs an fsync.
+ *
+ * A file defines IN_FLIGHT_OPERATIONS before it includes this. */
+#ifndef LATPUSH_IN_FLIGHT_BPF_H
+#define LATPUSH_IN_FLIGHT_BPF_H
+
+#include "kernel.bpf.h"
+#include "losses.bpf.h"
+
+struct call {
+	__u64 start_ns; /* 0: not under way */
+	__u64 argument; /* what the end of the call needs and cannot see itself */
+};
+
+struct calls {
+	struct call of[IN_FLIGHT_OPERATIONS];
+};
+
+struct call_key {
+	__u64 task; /* thread group and thread id */
+	__u64 operation;
+};
+
+/* Set by the loader: which of the two maps is used. The other one is made with one entry. */
+const volatile bool in_task_storage;
+
+/* Key: the task. Value: its calls. Sized by the kernel, freed with the task. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct calls);
+} task_calls SEC(".maps");
+
+/* Key: task and operation. Value: the call. As many entries as calls can be under way at once. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct call_key);
+	__type(value, struct call);
+} hash_calls SEC(".maps");
+
+/* Notes that the current task has begun operation now. */
+static __always_inline void call_begin(__u32 operation, __u64 argument)
+{
+	struct call_key key = {};
+	struct call call = {};
+	struct calls *calls;
+
+	if (in_task_storage) {
+		calls = bpf_task_storage_get(&task_calls, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		if (!calls) {
+			count_loss(in_flight_full);
+			return;
+		}
+		calls->of[operation].argument = argument;
+		calls->of[operation].start_ns = bpf_ktime_get_ns();
+		return;
+	}
+	key.task = bpf_get_current_pid_tgid();
+	key.operation = operation;
+	call.argument = argument;
+	call.start_ns = bpf_ktime_get_ns();
+	if (bpf_map_update_elem(&hash_calls, &key, &call, BPF_ANY))
+		count_loss(in_flight_full);
+}
+
+enum call_end {
+	CALL_ENDED,
+	CALL_NOT_STARTED, /* the task has begun calls before, but not this one */
+	CALL_UNKNOWN,	  /* nothing is known: perhaps the call was under way when latpush was attached */
+};
+
+/* Ends operation of the current task. */
+static __always_inline enum call_end call_end(__u32 operation, struct call *ended)
+{
+	struct call_key key = {};
+	struct calls *calls;
+	struct call *call;
+
+	if (in_task_storage) {
+		calls = bpf_task_storage_get(&task_calls, bpf_get_current_task_btf(), 0, 0);
+		if (!calls)
+			return CALL_UNKNOWN;
+		*ended = calls->of[operation];
+		if (!ended->start_ns)
+			return CALL_NOT_STARTED;
+		calls->of[operation].start_ns = 0;
+		return CALL_ENDED;
+	}
+	key.task = bpf_get_current_pid_tgid();
+	key.operation = operation;
+	call = bpf_map_lookup_elem(&hash_calls, &key);
+	if (!call)
+		return CALL_UNKNOWN;
+	*ended = *call;
+	bpf_map_delete_elem(&hash_calls, &key);
+	return CALL_ENDED;
+}
+
+#endif

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The kernel's types, cut down to the fields that latpush reads. Offsets are relocated to the running kernel when a program is loaded
+ * (CO-RE), so only names and types matter here. A field that was renamed or moved has its old home in a ___flavour.
+ *
+ * What changed over the years, and where the change is handled:
+ *   task_struct.state became __state in 5.14 (2f064a59a11f)                     task_runnable()
+ *   request.rq_disk moved to request_queue.disk in 5.17 (f3fa33acca9f)          request_disk()
+ *   block_rq_issue and block_rq_insert lost their request_queue argument
+ *   in 5.11 (a54895fa057c), backported to 5.10.137                              block.bpf.c, rq_argument */
+#ifndef LATPUSH_KERNEL_BPF_H
+#define LATPUSH_KERNEL_BPF_H
+
+#include <stdbool.h>
+#include <linux/types.h>
+#include <linux/bpf.h>
+
+#define __VMLINUX_H__ /* bpf_tracing.h: pt_regs has the kernel's field names */
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+#ifdef __TARGET_ARCH_x86
+struct pt_regs {
+	unsigned long di;
+	unsigned long si;
+	unsigned long dx;
+	unsigned long cx;
+	unsigned long r8;
+	unsigned long r9;
+	unsigned long ax;
+};
+
+struct thread_info {
+	__u32 status;
+};
+#endif
+
+#ifdef __TARGET_ARCH_arm64
+struct user_pt_regs {
+	__u64 regs[31];
+};
+
+struct thread_info {
+	unsigned long flags;
+};
+#endif
+
+struct task_struct {
+	struct thread_info thread_info;
+	unsigned int __state;
+	int on_cpu;
+	int pid;
+};
+
+struct task_struct___5_13 {
+	volatile long state;
+};
+
+struct file {
+	unsigned int f_mode;
+};
+
+struct gendisk {
+	char disk_name[32];
+};
+
+struct request_queue {
+	struct gendisk *disk;
+};
+
+struct request {
+	struct request_queue *q;
+	unsigned int cmd_flags;
+	unsigned int __data_len;
+	__u64 start_time_ns;
+};
+
+struct request___5_16 {
+	struct gendisk *rq_disk;
+};
+
+#pragma clang attribute pop
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+/* Values that the kernel does not put into its type information. */
+#define FMODE_OPENED 0x80000 /* since 4.19 */
+#define EOPENSTALE   518
+#define REQ_OP_MASK  0xff
+
+#endif

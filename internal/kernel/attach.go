@@ -1,0 +1,146 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+)
+
+// returnProbes is how many calls a kretprobe can follow at once. The kernel's default, 10 or twice the CPUs, is few for calls that hang.
+const returnProbes = 1024
+
+// attachment is a program in its hook.
+type attachment struct {
+	event   string
+	program *ebpf.Program
+	link    link.Link
+}
+
+func (a *attachment) close() error { return errors.Join(a.link.Close(), a.program.Close()) }
+
+// errAbsent says that the kernel does not have an event.
+var errAbsent = errors.New("not in this kernel")
+
+// attachHook tries the ways of a hook in turn and returns what is attached and how.
+func (s *loadedSource) attachHook(h *hook) ([]attachment, string, error) {
+	var errs []error
+	absent := true
+	for _, w := range h.ways {
+		if !s.options.allows(w.how) {
+			continue
+		}
+		attached, err := s.attachWay(h, w)
+		if err == nil {
+			return attached, w.how, nil
+		}
+		absent = absent && (errors.Is(err, os.ErrNotExist) || errors.Is(err, btf.ErrNotFound))
+		errs = append(errs, fmt.Errorf("%s: %w", w.how, explain(err)))
+	}
+	if len(errs) == 0 {
+		return nil, "", errors.New("none of the ways to attach it is allowed")
+	}
+	if absent {
+		return nil, "", errAbsent
+	}
+	return nil, "", errors.Join(errs...)
+}
+
+// attachWay attaches all events of a hook in one way, or none.
+func (s *loadedSource) attachWay(h *hook, w way) (attached []attachment, err error) {
+	var names []string
+	for _, suffix := range w.suffixes {
+		for _, event := range h.events {
+			names = append(names, event+"_"+suffix)
+		}
+	}
+	programs, err := s.load(names)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, a := range attached {
+			_ = a.link.Close()
+		}
+		for _, program := range programs {
+			_ = program.Close()
+		}
+		attached = nil
+	}()
+	for _, name := range names {
+		spec := s.spec.Programs[name]
+		l, err := attachProgram(spec, programs[name])
+		if err != nil {
+			return attached, fmt.Errorf("attach %s: %w", spec.SectionName, err)
+		}
+		attached = append(attached, attachment{event: spec.AttachTo, program: programs[name], link: l})
+	}
+	return attached, nil
+}
+
+// load loads programs into the kernel, with the source's maps.
+func (s *loadedSource) load(names []string) (map[string]*ebpf.Program, error) {
+	spec := &ebpf.CollectionSpec{
+		Maps: s.spec.Maps, Programs: map[string]*ebpf.ProgramSpec{}, Variables: s.spec.Variables, Types: s.spec.Types, ByteOrder: s.spec.ByteOrder,
+	}
+	for _, name := range names {
+		program, ok := s.spec.Programs[name]
+		if !ok {
+			return nil, fmt.Errorf("load program %s: the object has no such program", name)
+		}
+		spec.Programs[name] = program
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: s.maps, Cache: s.environment.cache})
+	if err != nil {
+		return nil, trimVerifierLog(err)
+	}
+	programs := collection.Programs
+	collection.Programs = nil
+	collection.Close() // the maps are copies, the source keeps its own
+	return programs, nil
+}
+
+// trimVerifierLog makes a refusal by the verifier one line: its cause. The whole log is for developers, who get it from the tests.
+func trimVerifierLog(err error) error {
+	var refused *ebpf.VerifierError
+	if !errors.As(err, &refused) || len(refused.Log) == 0 {
+		return err
+	}
+	line := refused.Log[len(refused.Log)-1]
+	for i := len(refused.Log) - 1; i >= 0; i-- {
+		if text := strings.TrimSpace(refused.Log[i]); text != "" && !strings.HasPrefix(text, "processed ") {
+			line = text
+			break
+		}
+	}
+	return fmt.Errorf("load program: %w: %s", refused.Cause, line)
+}
+
+func attachProgram(spec *ebpf.ProgramSpec, program *ebpf.Program) (link.Link, error) {
+	switch spec.Type {
+	case ebpf.Tracing:
+		return link.AttachTracing(link.TracingOptions{Program: program})
+	case ebpf.RawTracepoint:
+		return link.AttachRawTracepoint(link.RawTracepointOptions{Name: spec.AttachTo, Program: program})
+	case ebpf.TracePoint:
+		group, name, _ := strings.Cut(spec.AttachTo, "/")
+		return link.Tracepoint(group, name, program, nil)
+	case ebpf.Kprobe:
+		if !strings.HasPrefix(spec.SectionName, "kretprobe/") {
+			return link.Kprobe(spec.AttachTo, program, nil)
+		}
+		l, err := link.Kretprobe(spec.AttachTo, program, &link.KprobeOptions{RetprobeMaxActive: returnProbes, TraceFSPrefix: "latpush"})
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			l, err = link.Kretprobe(spec.AttachTo, program, nil) // no tracefs: with the kernel's default number
+		}
+		return l, err
+	}
+	return nil, fmt.Errorf("program type %s is not one that hooks have", spec.Type)
+}

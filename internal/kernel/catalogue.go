@@ -1,0 +1,221 @@
+package kernel
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+)
+
+// The ways to attach a hook, as they are reported, cheapest first for each kind of hook.
+const (
+	Fentry        = "fentry"
+	Kprobe        = "kprobe"
+	TpBTF         = "tp_btf"
+	RawTracepoint = "raw_tracepoint"
+	Tracepoint    = "tracepoint"
+)
+
+// source describes one source: what it counts and which hooks its programs need.
+type source struct {
+	name       string
+	metrics    []metric
+	hooks      []hook
+	openLabels bool // the label sets are not a fixed list: max_label_sets sizes the maps
+	allowList  bool // the configuration key allow is for this source
+	configure  func(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error
+	label      func(value string) string // makes a label value of what the kernel wrote; nil: as it is
+}
+
+// metric describes one histogram map of a source.
+type metric struct {
+	name     string // of the metric; the map has the same name without the unit
+	help     string
+	fromZero bool                                // label sets are reported before their first event
+	labels   []string                            // of an array; a hash map's are the members of its key
+	values   func(config *SourceConfig) []string // of an array: the label's values in the order of the keys
+}
+
+func (m *metric) mapName() string { return strings.TrimSuffix(m.name, "_seconds") }
+
+// hook is a group of events that are attached together, all in the same way.
+type hook struct {
+	name   string
+	events []string // in the order of attaching: ends before starts, so that no start is left behind
+	ways   []way
+	module string // where the events live, unless they are built in
+	absent string // why it is no fault that a kernel does not have the events; empty: it is one
+}
+
+// way is one way to attach a hook: the program of an event is the event's name and the suffix.
+type way struct {
+	how      string
+	suffixes []string // a function has one event and several programs, in the order of attaching
+}
+
+// tracepoints describes a hook on kernel tracepoints. With classic set, the programs read the formatted records as well.
+func tracepoints(name string, classic bool, events ...string) hook {
+	ways := []way{{TpBTF, []string{"tp_btf"}}, {RawTracepoint, []string{"raw_tp"}}}
+	if classic {
+		ways = append(ways, way{Tracepoint, []string{"tracepoint"}})
+	}
+	return hook{name: name, events: events, ways: ways}
+}
+
+// function describes a hook on the entry and the return of a function of a module.
+func function(module, name, absent string) hook {
+	return hook{
+		name: name, events: []string{name}, module: module, absent: absent,
+		ways: []way{{Fentry, []string{"fexit", "fentry"}}, {Kprobe, []string{"kretprobe", "kprobe"}}},
+	}
+}
+
+// catalogue lists all sources by name.
+func catalogue() []source {
+	return []source{
+		{
+			name: "block",
+			metrics: []metric{
+				{name: "block_io_latency_seconds", help: "Time from the issue of a block request to a device to its completion."},
+				{name: "block_io_queue_seconds", help: "Time from the insertion of a block request into the I/O scheduler's queue to its issue."},
+			},
+			hooks:      []hook{tracepoints("block_rq", false, "block_rq_complete", "block_rq_issue", "block_rq_insert")},
+			openLabels: true,
+			configure:  configureBlock,
+			label:      func(value string) string { return strings.ReplaceAll(value, "!", "/") }, // as devtmpfs names the device
+		},
+		{
+			name: "nfs",
+			metrics: []metric{
+				{name: "nfs_latency_seconds", help: "Time the operations of the NFS client take, as the calling task sees them.", fromZero: true},
+			},
+			hooks: []hook{
+				function("nfs", "nfs_file_read", ""),
+				function("nfs", "nfs_file_splice_read", "before 6.5 splice and sendfile go through nfs_file_read"),
+				function("nfs", "nfs_file_write", ""),
+				function("nfs", "nfs_getattr", ""),
+				function("nfs", "nfs_file_fsync", ""),
+				function("nfs", "nfs_file_open", ""),
+				function("nfs", "nfs_atomic_open", "this kernel has no NFSv4 client"),
+				function("nfsv4", "nfs4_file_open", ""),
+			},
+			configure: configureInFlight,
+		},
+		{
+			name: "runqueue",
+			metrics: []metric{{
+				name: "run_queue_latency_seconds", help: "Time a runnable task waits for a CPU.", fromZero: true,
+				values: func(*SourceConfig) []string { return []string{""} },
+			}},
+			hooks:     []hook{tracepoints("sched", true, "sched_switch", "sched_wakeup", "sched_wakeup_new")},
+			configure: configureRunqueue,
+		},
+		{
+			name: "softirq",
+			metrics: []metric{
+				{name: "softirq_latency_seconds", help: "Time from the raise of a soft interrupt to its handler.", fromZero: true},
+				{name: "softirq_service_seconds", help: "Time the handler of a soft interrupt takes.", fromZero: true},
+			},
+			hooks: []hook{tracepoints("softirq", true, "softirq_exit", "softirq_entry", "softirq_raise")},
+		},
+		{
+			name: "syscalls",
+			metrics: []metric{{
+				name: "syscall_latency_seconds", help: "Time from the entry of a system call to its exit.", labels: []string{"syscall"},
+				values: func(config *SourceConfig) []string { return config.syscalls() },
+			}},
+			hooks:     []hook{tracepoints("syscalls", true, "sys_exit", "sys_enter")},
+			allowList: true,
+			configure: configureSyscalls,
+		},
+	}
+}
+
+// Names returns the names of all sources in alphabetical order.
+func Names() []string {
+	var names []string
+	for _, s := range catalogue() {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+func findSource(name string) (source, bool) {
+	all := catalogue()
+	i := slices.IndexFunc(all, func(s source) bool { return s.name == name })
+	if i < 0 {
+		return source{}, false
+	}
+	return all[i], true
+}
+
+// syscalls returns the system calls to time, in the order of their places in the histogram array.
+func (c *SourceConfig) syscalls() []string {
+	if c.Allow != nil {
+		return c.Allow
+	}
+	return DefaultSyscalls()
+}
+
+// configureInFlight chooses where the start times of calls live.
+func configureInFlight(spec *ebpf.CollectionSpec, _ *SourceConfig, e *environment) error {
+	return chooseStorage(spec, "task_calls", "hash_calls", e.taskStorage())
+}
+
+func configureRunqueue(spec *ebpf.CollectionSpec, _ *SourceConfig, e *environment) error {
+	return chooseStorage(spec, "task_waits", "hash_waits", e.taskStorageInScheduler())
+}
+
+// chooseStorage sets in_task_storage and shrinks the map that is not used. A kernel without task storage refuses the map itself, so it
+// becomes a hash that only code the verifier never reaches refers to.
+func chooseStorage(spec *ebpf.CollectionSpec, storage, hash string, inStorage bool) error {
+	if err := setVariable(spec, "in_task_storage", inStorage); err != nil {
+		return err
+	}
+	if inStorage {
+		spec.Maps[hash].MaxEntries = 1
+		return nil
+	}
+	m := spec.Maps[storage]
+	m.Type, m.Flags, m.MaxEntries = ebpf.Hash, 0, 1
+	return nil
+}
+
+func configureBlock(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error {
+	sets := config.MaxLabelSets
+	if sets == 0 {
+		sets = defaultMaxLabelSets
+	}
+	for _, name := range []string{"block_io_latency", "block_io_queue"} {
+		spec.Maps[name].MaxEntries = uint32(sets) + 1 // the last one is for "other"
+	}
+	argument, err := e.requestArgument()
+	if err != nil {
+		return err
+	}
+	if err := setVariable(spec, "rq_argument", argument); err != nil {
+		return err
+	}
+	now, err := monotonic()
+	if err != nil {
+		return err
+	}
+	return setVariable(spec, "attached_ns", now)
+}
+
+func configureSyscalls(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error {
+	var places [syscallNumbers]uint16
+	names := config.syscalls()
+	for i, name := range names {
+		number, err := syscallNumber(name)
+		if err != nil {
+			return err
+		}
+		places[number] = uint16(i + 1)
+	}
+	if err := setVariable(spec, "syscall_place", places); err != nil {
+		return err
+	}
+	spec.Maps["syscall_latency"].MaxEntries = uint32(len(names))
+	return configureInFlight(spec, config, e)
+}

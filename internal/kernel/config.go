@@ -1,0 +1,243 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// MaxBounds is the largest number of finite bucket bounds that the programs in bpf/ have room for.
+const MaxBounds = 512
+
+// MaxLabelSets is the largest value of max_label_sets: the memory for every label set is reserved in the kernel when a source is loaded.
+const MaxLabelSets = 65536
+
+// defaultMaxLabelSets is enough for every operation of about sixty block devices.
+const defaultMaxLabelSets = 256
+
+// SourceConfig is one entry of the `sources` list of the configuration file.
+type SourceConfig struct {
+	// Name is one of Names.
+	Name string `yaml:"name"`
+	// Buckets are the bucket bounds of the source's histograms. The default is 27 powers of two from 1 us to 67.108864 s.
+	Buckets *BucketsConfig `yaml:"buckets,omitempty"`
+	// MaxLabelSets bounds the label sets of a source whose labels are not a fixed list (block). Events of further label sets are
+	// counted under the label value "other". The default is 256.
+	MaxLabelSets int `yaml:"max_label_sets,omitempty"`
+	// Allow lists the system calls to time (syscalls). The default is DefaultSyscalls.
+	Allow []string `yaml:"allow,omitempty"`
+}
+
+// BucketsConfig describes bucket bounds in exactly one of three ways.
+type BucketsConfig struct {
+	Exp2   *Exp2Config   `yaml:"exp2,omitempty"`
+	Linear *LinearConfig `yaml:"linear,omitempty"`
+	Bounds []Duration    `yaml:"bounds,omitempty"`
+}
+
+// Exp2Config describes Count bounds of which the first is Min and each further one is twice the one before.
+type Exp2Config struct {
+	Min   Duration `yaml:"min"`
+	Count int      `yaml:"count"`
+}
+
+// LinearConfig describes Count bounds of which the first is Start and each further one is Width above the one before.
+type LinearConfig struct {
+	Start Duration `yaml:"start"`
+	Width Duration `yaml:"width"`
+	Count int      `yaml:"count"`
+}
+
+// Duration is a bucket bound or width as written in the configuration file: a number with a unit from ns to h, such as 250us or 1.5ms.
+type Duration time.Duration
+
+// UnmarshalText parses a duration as time.ParseDuration does.
+func (d *Duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("parse duration %q (a number with a unit: ns, us, ms, s, m or h)", text)
+	}
+	*d = Duration(parsed)
+	return nil
+}
+
+// MarshalText writes the duration as time.Duration.String does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// KeyError says which key of a configuration entry is wrong. The key is relative to the entry, such as "buckets.bounds[3]".
+type KeyError struct {
+	Key string
+	Err error
+}
+
+func (e *KeyError) Error() string { return e.Key + ": " + e.Err.Error() }
+
+func (e *KeyError) Unwrap() error { return e.Err }
+
+func keyErrorf(key, format string, args ...any) error {
+	return &KeyError{Key: key, Err: fmt.Errorf(format, args...)}
+}
+
+// DefaultConfigs is the set of sources that runs when the configuration file has no `sources`: all of them.
+func DefaultConfigs() []SourceConfig {
+	configs := make([]SourceConfig, 0, len(catalogue()))
+	for _, name := range Names() {
+		configs = append(configs, SourceConfig{Name: name})
+	}
+	return configs
+}
+
+// Validate joins one *KeyError for each key that is wrong.
+func (c *SourceConfig) Validate() error {
+	s, known := findSource(c.Name)
+	if !known {
+		if c.Name == "" {
+			return keyErrorf("name", "a source needs a name (one of %s)", strings.Join(Names(), ", "))
+		}
+		return keyErrorf("name", "unknown source %q (known are %s)", c.Name, strings.Join(Names(), ", "))
+	}
+	var errs []error
+	if c.Buckets != nil {
+		errs = append(errs, c.Buckets.validate())
+	}
+	switch {
+	case c.MaxLabelSets != 0 && !s.openLabels:
+		errs = append(errs, keyErrorf("max_label_sets", "source %s has a fixed list of label sets and takes no bound (remove the key)", c.Name))
+	case c.MaxLabelSets < 0 || c.MaxLabelSets > MaxLabelSets:
+		errs = append(errs, keyErrorf("max_label_sets", "%d is not between 1 and %d", c.MaxLabelSets, MaxLabelSets))
+	}
+	if c.Allow != nil {
+		if !s.allowList {
+			errs = append(errs, keyErrorf("allow", "source %s has no allow list (remove the key)", c.Name))
+		} else {
+			errs = append(errs, validateSyscalls(c.Allow))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// bounds returns the configured bucket bounds in nanoseconds.
+func (c *SourceConfig) bounds() []uint64 {
+	if c.Buckets == nil {
+		return (&BucketsConfig{Exp2: &Exp2Config{Min: Duration(time.Microsecond), Count: 27}}).Nanoseconds()
+	}
+	return c.Buckets.Nanoseconds()
+}
+
+// Nanoseconds returns the bucket bounds of a valid description in ascending order.
+func (b *BucketsConfig) Nanoseconds() []uint64 {
+	switch {
+	case b.Exp2 != nil:
+		bounds := make([]uint64, b.Exp2.Count)
+		for i := range bounds {
+			bounds[i] = uint64(b.Exp2.Min) << i
+		}
+		return bounds
+	case b.Linear != nil:
+		bounds := make([]uint64, b.Linear.Count)
+		for i := range bounds {
+			bounds[i] = uint64(b.Linear.Start) + uint64(i)*uint64(b.Linear.Width)
+		}
+		return bounds
+	}
+	bounds := make([]uint64, len(b.Bounds))
+	for i, bound := range b.Bounds {
+		bounds[i] = uint64(bound)
+	}
+	return bounds
+}
+
+func (b *BucketsConfig) validate() error {
+	ways := 0
+	for _, given := range []bool{b.Exp2 != nil, b.Linear != nil, b.Bounds != nil} {
+		if given {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return keyErrorf("buckets", "exactly one of exp2, linear and bounds is needed, not %d", ways)
+	}
+	switch {
+	case b.Exp2 != nil:
+		return b.Exp2.validate()
+	case b.Linear != nil:
+		return b.Linear.validate()
+	}
+	return validateBounds(b.Bounds)
+}
+
+func (e *Exp2Config) validate() error {
+	if err := validateCount("buckets.exp2.count", e.Count); err != nil {
+		return err
+	}
+	if e.Min <= 0 {
+		return keyErrorf("buckets.exp2.min", "%v is not above zero", time.Duration(e.Min))
+	}
+	if e.Count > 63 || int64(e.Min) > math.MaxInt64>>(e.Count-1) {
+		return keyErrorf("buckets.exp2.count", "%d doublings of %v pass the largest duration, 292 years", e.Count-1, time.Duration(e.Min))
+	}
+	return nil
+}
+
+func (l *LinearConfig) validate() error {
+	if err := validateCount("buckets.linear.count", l.Count); err != nil {
+		return err
+	}
+	if l.Start <= 0 {
+		return keyErrorf("buckets.linear.start", "%v is not above zero", time.Duration(l.Start))
+	}
+	if l.Width <= 0 {
+		return keyErrorf("buckets.linear.width", "%v is not above zero", time.Duration(l.Width))
+	}
+	if int64(l.Width) > (math.MaxInt64-int64(l.Start))/int64(l.Count) {
+		return keyErrorf("buckets.linear.width", "%d times %v passes the largest duration, 292 years", l.Count, time.Duration(l.Width))
+	}
+	return nil
+}
+
+func validateCount(key string, count int) error {
+	if count < 1 || count > MaxBounds {
+		return keyErrorf(key, "%d buckets (between 1 and %d are possible)", count, MaxBounds)
+	}
+	return nil
+}
+
+func validateBounds(bounds []Duration) error {
+	if err := validateCount("buckets.bounds", len(bounds)); err != nil {
+		return err
+	}
+	previous := Duration(0)
+	for i, bound := range bounds {
+		key := fmt.Sprintf("buckets.bounds[%d]", i)
+		if bound <= 0 {
+			return keyErrorf(key, "%v is not above zero", time.Duration(bound))
+		}
+		if bound <= previous {
+			return keyErrorf(key, "%v is not above the bound before it, %v (bounds must ascend)", time.Duration(bound), time.Duration(previous))
+		}
+		previous = bound
+	}
+	return nil
+}
+
+func validateSyscalls(allow []string) error {
+	if len(allow) == 0 {
+		return keyErrorf("allow", "the list is empty (remove the key for the default list, or the source to time no system call)")
+	}
+	var errs []error
+	for i, name := range allow {
+		key := fmt.Sprintf("allow[%d]", i)
+		switch _, err := syscallNumber(name); {
+		case err != nil:
+			errs = append(errs, &KeyError{Key: key, Err: err})
+		case neverReturns(name):
+			errs = append(errs, keyErrorf(key, "system call %s never returns, so it has no latency (remove it)", name))
+		case slices.Contains(allow[:i], name):
+			errs = append(errs, keyErrorf(key, "system call %s is listed twice", name))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,105 @@
+package kernel
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+func TestConfigBounds(t *testing.T) {
+	for text, want := range map[string][]uint64{
+		"{exp2: {min: 1us, count: 3}}":                     {1000, 2000, 4000},
+		"{linear: {start: 1ms, width: 500us, count: 3}}":   {1_000_000, 1_500_000, 2_000_000},
+		"{bounds: [250ns, 1.5ms, 1m]}":                     {250, 1_500_000, 60_000_000_000},
+		"{exp2: {min: 1ns, count: 63}}":                    nil,
+		"{linear: {start: 1ns, width: 1ns, count: 512}}":   nil,
+		"{linear: {start: 24h, width: 2400h, count: 512}}": nil,
+	} {
+		config := SourceConfig{Name: "softirq"}
+		if err := yaml.Unmarshal([]byte(text), &config.Buckets); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		if err := config.Validate(); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		got := config.bounds()
+		if want != nil && !slices.Equal(got, want) {
+			t.Errorf("%s: bounds %d, want %d", text, got, want)
+		}
+		if !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) {
+			t.Errorf("%s: bounds %d do not ascend", text, got)
+		}
+	}
+	standard := (&SourceConfig{Name: "nfs"}).bounds()
+	if len(standard) != 27 || standard[0] != 1000 || standard[26] != 67_108_864_000 {
+		t.Errorf("default bounds are %d", standard)
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	count := func(n int) *BucketsConfig {
+		return &BucketsConfig{Exp2: &Exp2Config{Min: Duration(time.Microsecond), Count: n}}
+	}
+	many := make([]Duration, MaxBounds+1)
+	for i := range many {
+		many[i] = Duration(i + 1)
+	}
+	for _, test := range []struct {
+		config SourceConfig
+		key    string
+		text   string
+	}{
+		{SourceConfig{}, "name", "a source needs a name (one of block, nfs, runqueue, softirq, syscalls)"},
+		{SourceConfig{Name: "nsf"}, "name", `unknown source "nsf" (known are block, nfs, runqueue, softirq, syscalls)`},
+		{SourceConfig{Name: "nfs", MaxLabelSets: 5}, "max_label_sets", "source nfs has a fixed list of label sets and takes no bound (remove the key)"},
+		{SourceConfig{Name: "block", MaxLabelSets: -1}, "max_label_sets", "-1 is not between 1 and 65536"},
+		{SourceConfig{Name: "nfs", Allow: []string{"read"}}, "allow", "source nfs has no allow list (remove the key)"},
+		{SourceConfig{Name: "syscalls", Allow: []string{}}, "allow", "the list is empty (remove the key for the default list, or the source to time no system call)"},
+		{SourceConfig{Name: "syscalls", Allow: []string{"read", "exit_group"}}, "allow[1]", "system call exit_group never returns, so it has no latency (remove it)"},
+		{SourceConfig{Name: "syscalls", Allow: []string{"read", "read"}}, "allow[1]", "system call read is listed twice"},
+		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{}}, "buckets", "exactly one of exp2, linear and bounds is needed, not 0"},
+		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{Exp2: &Exp2Config{}, Linear: &LinearConfig{}}}, "buckets", "exactly one of exp2, linear and bounds is needed, not 2"},
+		{SourceConfig{Name: "nfs", Buckets: count(0)}, "buckets.exp2.count", "0 buckets (between 1 and 512 are possible)"},
+		{SourceConfig{Name: "nfs", Buckets: count(513)}, "buckets.exp2.count", "513 buckets (between 1 and 512 are possible)"},
+		{SourceConfig{Name: "nfs", Buckets: count(64)}, "buckets.exp2.count", "63 doublings of 1µs pass the largest duration, 292 years"},
+		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{Exp2: &Exp2Config{Count: 3}}}, "buckets.exp2.min", "0s is not above zero"},
+		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{Linear: &LinearConfig{Start: 1, Count: 3}}}, "buckets.linear.width", "0s is not above zero"},
+		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{Linear: &LinearConfig{Width: 1, Count: 3}}}, "buckets.linear.start", "0s is not above zero"},
+		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{Bounds: many}}, "buckets.bounds", "513 buckets (between 1 and 512 are possible)"},
+		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{Bounds: []Duration{0}}}, "buckets.bounds[0]", "0s is not above zero"},
+		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{Bounds: []Duration{5, 5}}}, "buckets.bounds[1]", "5ns is not above the bound before it, 5ns (bounds must ascend)"},
+	} {
+		err := test.config.Validate()
+		var key *KeyError
+		if !errors.As(err, &key) {
+			t.Errorf("%+v: %v is no KeyError", test.config, err)
+			continue
+		}
+		if key.Key != test.key || key.Err.Error() != test.text {
+			t.Errorf("%+v:\n got %s: %s\nwant %s: %s", test.config, key.Key, key.Err, test.key, test.text)
+		}
+	}
+}
+
+// The table of system calls that the default list is checked against has every call of the list on some architecture.
+func TestDefaultSyscalls(t *testing.T) {
+	names := DefaultSyscalls()
+	if len(names) < 40 || !slices.Contains(names, "openat") || !slices.Contains(names, "statx") {
+		t.Errorf("default list is %v", names)
+	}
+	if err := validateSyscalls(names); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDurationNeedsUnit(t *testing.T) {
+	for _, text := range []string{"5", "1 fortnight", "us", "-"} {
+		var d Duration
+		if err := yaml.Unmarshal([]byte(text), &d); err == nil {
+			t.Errorf("%q was read as %v", text, time.Duration(d))
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+)
+
+// environment answers what this kernel can do. Answers are found out once.
+type environment struct {
+	options       *Options
+	cache         *btf.Cache // kernel type information; large, so dropped when nothing is left to attach
+	storageProbed bool
+	storage       bool
+}
+
+func newEnvironment(o *Options) *environment { return &environment{options: o, cache: btf.NewCache()} }
+
+// forget drops the kernel's type information, and with it what a module that was loaded since then is not part of.
+func (e *environment) forget() { e.cache = btf.NewCache() }
+
+// taskStorage returns whether programs of every kind can keep data with a task (5.12).
+func (e *environment) taskStorage() bool {
+	if !e.storageProbed {
+		e.storageProbed = true
+		e.storage = features.HaveMapType(ebpf.TaskStorage) == nil &&
+			features.HaveProgramHelper(ebpf.Kprobe, asm.FnTaskStorageGet) == nil &&
+			features.HaveProgramHelper(ebpf.Kprobe, asm.FnGetCurrentTaskBtf) == nil
+	}
+	return e.storage
+}
+
+// taskStorageInScheduler returns whether the scheduler's tracepoints can keep data with a task other than the current one. That takes typed
+// tracepoints, and task storage with an allocator of its own, so that it can grow while the run queue's lock is held.
+func (e *environment) taskStorageInScheduler() bool {
+	if !e.taskStorage() || !e.options.allows(TpBTF) || features.HaveProgramType(ebpf.Tracing) != nil {
+		return false
+	}
+	spec, err := e.cache.Kernel()
+	if err != nil {
+		return false
+	}
+	var storageMap *btf.Struct
+	if err := spec.TypeByName("bpf_local_storage_map", &storageMap); err != nil {
+		return false
+	}
+	for _, member := range storageMap.Members {
+		if member.Name == "selem_ma" {
+			return true
+		}
+	}
+	return false
+}
+
+// requestArgument returns the position of the request among the arguments of block_rq_issue.
+func (e *environment) requestArgument() (uint32, error) {
+	spec, err := e.cache.Kernel()
+	if err != nil {
+		return 0, err
+	}
+	var prototype *btf.Typedef
+	if err := spec.TypeByName("btf_trace_block_rq_issue", &prototype); err != nil {
+		return 0, fmt.Errorf("find tracepoint block_rq_issue in kernel type information: %w", err)
+	}
+	pointer, ok := prototype.Type.(*btf.Pointer)
+	if !ok {
+		return 0, errors.New("read prototype of tracepoint block_rq_issue: it is no pointer")
+	}
+	function, ok := pointer.Target.(*btf.FuncProto)
+	if !ok || len(function.Params) < 2 {
+		return 0, errors.New("read prototype of tracepoint block_rq_issue: it is no function of a request")
+	}
+	return uint32(len(function.Params) - 2), nil // the first parameter is the tracepoint's own
+}
+
+// hasFunction returns whether a function is built into the kernel.
+func (e *environment) hasFunction(name string) bool {
+	spec, err := e.cache.Kernel()
+	if err != nil {
+		return false
+	}
+	var function *btf.Func
+	return spec.TypeByName(name, &function) == nil
+}
+
+// explain adds to an error of loading or attaching what the operator can do about it.
+func explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	var hints []string
+	if errors.Is(err, unix.EPERM) {
+		if mode := lockdown(); mode == "confidentiality" {
+			hints = append(hints, "the kernel is locked down in confidentiality mode, which refuses programs that read kernel memory: boot with lockdown=integrity")
+		}
+		if missing := missingCapabilities(); len(missing) > 0 {
+			hints = append(hints, "missing capability: "+strings.Join(missing, ", ")+"; run as root or grant them")
+		}
+	}
+	if _, statErr := os.Stat("/sys/kernel/btf/vmlinux"); os.IsNotExist(statErr) && errors.Is(err, ebpf.ErrNotSupported) {
+		hints = append(hints, "the kernel has no type information in /sys/kernel/btf/vmlinux: it needs CONFIG_DEBUG_INFO_BTF")
+	}
+	if len(hints) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, strings.Join(hints, "; "))
+}
+
+// lockdown returns the kernel's lockdown mode: none, integrity or confidentiality.
+func lockdown() string {
+	raw, err := os.ReadFile("/sys/kernel/security/lockdown")
+	if err != nil {
+		return "none"
+	}
+	_, rest, _ := strings.Cut(string(raw), "[")
+	mode, _, _ := strings.Cut(rest, "]")
+	return mode
+}
+
+// missingCapabilities lists the capabilities that loading and attaching need and that this process does not have.
+func missingCapabilities() []string {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return nil
+	}
+	has := func(capability uint) bool { return data[capability/32].Effective&(1<<(capability%32)) != 0 }
+	if has(unix.CAP_SYS_ADMIN) {
+		return nil
+	}
+	var missing []string
+	for _, c := range []struct {
+		number uint
+		name   string
+	}{{unix.CAP_BPF, "CAP_BPF"}, {unix.CAP_PERFMON, "CAP_PERFMON"}} {
+		if !has(c.number) {
+			missing = append(missing, c.name)
+		}
+	}
+	return missing
+}
+
+// monotonic returns CLOCK_MONOTONIC in nanoseconds: the clock that the programs and the kernel's own request times use.
+func monotonic() (uint64, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0, fmt.Errorf("read CLOCK_MONOTONIC: %w", err)
+	}
+	return uint64(now.Nano()), nil
+}

@@ -1,0 +1,244 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+)
+
+// States of a hook that is not attached, beside the ways in which one is.
+const (
+	Waiting   = "waiting"    // for its module to be loaded
+	Missing   = "missing"    // HookStatus.Err says why
+	NotNeeded = "not needed" // on this kernel other hooks see the events
+)
+
+// Options are what all sources share.
+type Options struct {
+	Log *slog.Logger // nil: nothing is logged
+	// Ways limits how hooks may be attached, to some of Fentry, Kprobe, TpBTF, RawTracepoint and Tracepoint. Empty: in every way.
+	Ways []string
+}
+
+func (o *Options) allows(how string) bool { return len(o.Ways) == 0 || slices.Contains(o.Ways, how) }
+
+// Status says what became of a source.
+type Status struct {
+	Source  string
+	Metrics []string
+	Loaded  time.Duration // CLOCK_BOOTTIME when counting could begin, 0 if the source is not loaded
+	Hooks   []HookStatus
+	Err     error // why the source is not loaded at all
+}
+
+// Attached returns whether any hook of the source is attached.
+func (s *Status) Attached() bool {
+	return slices.ContainsFunc(s.Hooks, func(h HookStatus) bool { return h.Attached() })
+}
+
+// HookStatus says what became of a hook.
+type HookStatus struct {
+	Name string
+	How  string // a way, or Waiting, Missing or NotNeeded
+	Err  error  // why it is not attached
+}
+
+// Attached returns whether the hook is attached.
+func (h *HookStatus) Attached() bool { return h.Err == nil }
+
+// Kernel is the sources that run. Its methods may be called from several goroutines.
+type Kernel struct {
+	log     *slog.Logger
+	options Options
+	cancel  context.CancelFunc
+	watcher sync.WaitGroup
+
+	mu          sync.Mutex // guards all below
+	environment *environment
+	sources     []*configuredSource
+	samples     []Sample
+}
+
+// configuredSource is a source of the configuration and what became of it.
+type configuredSource struct {
+	config SourceConfig
+	loaded *loadedSource // nil: not loaded
+	err    error         // why not
+}
+
+// Open loads and attaches the sources of a valid configuration. A source that cannot run is no error: its Status says why. Hooks in modules
+// that are loaded later are attached then, until ctx ends or Close is called, which the caller must do.
+func Open(ctx context.Context, configs []SourceConfig, o Options) (*Kernel, error) {
+	k, err := newKernel(configs, o)
+	if err != nil {
+		return nil, err
+	}
+	watch, cancel := context.WithCancel(ctx)
+	k.cancel = cancel
+	k.watcher.Go(func() { k.attachLate(watch) })
+	return k, nil
+}
+
+// newKernel is Open without the watch for modules.
+func newKernel(configs []SourceConfig, o Options) (*Kernel, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	for i := range configs {
+		if err := configs[i].Validate(); err != nil {
+			return nil, fmt.Errorf("source %s: %w", configs[i].Name, err)
+		}
+	}
+	if err := rlimit.RemoveMemlock(); err != nil { // needed and tried before 5.11 alone
+		o.Log.Warn("locked memory stays limited, so maps may not fit (grant CAP_SYS_RESOURCE)", "err", err)
+	}
+	k := &Kernel{log: o.Log, options: o, environment: newEnvironment(&o), cancel: func() {}}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k, k.reconfigure(configs)
+}
+
+// Reconfigure makes the running sources those of a valid configuration. A source whose configuration is the same keeps running, and keeps
+// what it has counted.
+func (k *Kernel) Reconfigure(_ context.Context, configs []SourceConfig) error {
+	for i := range configs {
+		if err := configs[i].Validate(); err != nil {
+			return fmt.Errorf("source %s: %w", configs[i].Name, err)
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.reconfigure(configs)
+}
+
+func (k *Kernel) reconfigure(configs []SourceConfig) error {
+	var errs []error
+	old := k.sources
+	k.sources = nil
+	for _, config := range configs {
+		i := slices.IndexFunc(old, func(s *configuredSource) bool { return s.loaded != nil && reflect.DeepEqual(s.config, config) })
+		if i >= 0 {
+			k.sources = append(k.sources, old[i])
+			old = slices.Delete(old, i, i+1)
+			continue
+		}
+		k.sources = append(k.sources, &configuredSource{config: config})
+	}
+	for _, s := range old {
+		if s.loaded != nil {
+			errs = append(errs, s.loaded.close())
+		}
+	}
+	for _, s := range k.sources {
+		if s.loaded == nil {
+			s.loaded, s.err = loadSource(&s.config, &k.options, k.environment)
+			k.report(s)
+		}
+	}
+	k.environment.forget()
+	return errors.Join(errs...)
+}
+
+func (k *Kernel) report(s *configuredSource) {
+	switch {
+	case s.err != nil:
+		k.log.Error("source is not running", "source", s.config.Name, "err", s.err)
+	case s.loaded.attached() || s.loaded.waits():
+		k.log.Info("source is running", "source", s.config.Name, "hooks", s.loaded.summary())
+	default:
+		k.log.Error("source is not running", "source", s.config.Name, "hooks", s.loaded.summary())
+	}
+}
+
+// summary says in one line what became of the hooks.
+func (s *loadedSource) summary() string {
+	var parts []string
+	for _, h := range s.status().Hooks {
+		text := h.Name + ": " + h.How
+		if h.Err != nil {
+			text += " (" + strings.ReplaceAll(h.Err.Error(), "\n", "; ") + ")"
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Read reads all histograms. The samples are valid until the next call. The error joins those of the sources that could not be read; the
+// samples of the others are returned with it.
+func (k *Kernel) Read() ([]Sample, []Loss, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var errs []error
+	var losses []Loss
+	k.samples = k.samples[:0]
+	for _, s := range k.sources {
+		if s.loaded == nil || !s.loaded.attached() {
+			continue
+		}
+		for _, t := range s.loaded.tables {
+			var err error
+			if k.samples, err = t.read(k.samples); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		lost, err := s.loaded.lost()
+		if err != nil {
+			errs = append(errs, err)
+		}
+		losses = append(losses, lost...)
+	}
+	return k.samples, losses, errors.Join(errs...)
+}
+
+// Sources returns what became of each source, in the order of the configuration.
+func (k *Kernel) Sources() []Status {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var all []Status
+	for _, s := range k.sources {
+		if s.loaded == nil {
+			description, _ := findSource(s.config.Name)
+			status := Status{Source: s.config.Name, Err: s.err}
+			for _, m := range description.metrics {
+				status.Metrics = append(status.Metrics, m.name)
+			}
+			all = append(all, status)
+			continue
+		}
+		all = append(all, s.loaded.status())
+	}
+	return all
+}
+
+// Close detaches all programs and removes all maps.
+func (k *Kernel) Close() error {
+	k.cancel()
+	k.watcher.Wait()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var errs []error
+	for _, s := range k.sources {
+		if s.loaded != nil {
+			errs = append(errs, s.loaded.close())
+		}
+	}
+	k.sources = nil
+	return errors.Join(errs...)
+}
+
+func boottime() (time.Duration, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0, fmt.Errorf("read CLOCK_BOOTTIME: %w", err)
+	}
+	return time.Duration(now.Nano()), nil
+}

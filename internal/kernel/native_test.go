@@ -1,0 +1,474 @@
+package kernel
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Tests that attach to the running kernel's tracepoints, do a known amount of work and demand the same amount in the histograms.
+
+// open runs sources and demands that each hook of each is attached in the given way, or in any if how is empty.
+func open(t *testing.T, how string, configs ...SourceConfig) *Kernel {
+	t.Helper()
+	var o Options
+	if how != "" {
+		o.Ways = []string{how}
+	}
+	k, err := Open(t.Context(), configs, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, s := range k.Sources() {
+		if s.Err != nil {
+			t.Fatalf("source %s: %v", s.Source, s.Err)
+		}
+		for _, h := range s.Hooks {
+			if h.Err != nil || (how != "" && h.How != how) {
+				t.Fatalf("hook %s of %s is %s, want %q: %v", h.Name, s.Source, h.How, how, h.Err)
+			}
+		}
+	}
+	return k
+}
+
+// sample returns the sample of a metric whose label values are values; an empty one if there is none.
+func sample(t *testing.T, k *Kernel, metric string, values ...string) Sample {
+	t.Helper()
+	samples, losses, err := k.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range losses {
+		if l.Events != 0 {
+			t.Errorf("source %s lost %d events: %s", l.Source, l.Events, l.Reason)
+		}
+	}
+	for _, s := range samples {
+		if s.Metric.Name == metric && slices.Equal(s.Values, values) {
+			s.Counts = slices.Clone(s.Counts)
+			return s
+		}
+	}
+	return Sample{}
+}
+
+func events(s Sample) uint64 {
+	var n uint64
+	for _, count := range s.Counts {
+		n += count
+	}
+	return n
+}
+
+// onThread runs f on a thread of its own, which ends with it.
+func onThread(f func()) {
+	var done sync.WaitGroup
+	done.Go(func() {
+		runtime.LockOSThread() // and never unlock: the thread dies with the goroutine
+		f()
+	})
+	done.Wait()
+}
+
+func TestSyscallsAreCountedExactly(t *testing.T) {
+	for _, how := range []string{TpBTF, RawTracepoint, Tracepoint} {
+		t.Run(how, func(t *testing.T) {
+			k := open(t, how, SourceConfig{Name: "syscalls", Allow: []string{"getsid", "getpgid"}})
+			onThread(func() {
+				for range 1000 {
+					_, _ = unix.Getsid(0)
+				}
+				for range 10 {
+					_, _ = unix.Getpgid(0)
+				}
+			})
+			if n := events(sample(t, k, "syscall_latency_seconds", "getsid")); n != 1000 {
+				t.Errorf("counted %d calls of getsid, want 1000", n)
+			}
+			if n := events(sample(t, k, "syscall_latency_seconds", "getpgid")); n != 10 {
+				t.Errorf("counted %d calls of getpgid, want 10", n)
+			}
+		})
+	}
+}
+
+// Calls of known length by several threads of one process at once: none may take another one's start.
+func TestSyscallLengths(t *testing.T) {
+	k := open(t, "", SourceConfig{Name: "syscalls", Allow: []string{"clock_nanosleep"}})
+	var threads sync.WaitGroup
+	var slept [2]time.Duration
+	for i, length := range []time.Duration{3 * time.Millisecond, 40 * time.Millisecond} {
+		for range 4 {
+			threads.Go(func() {
+				onThread(func() {
+					for range 5 {
+						request := unix.NsecToTimespec(length.Nanoseconds())
+						_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &request, nil)
+					}
+				})
+			})
+			slept[i] += 5 * length
+		}
+	}
+	threads.Wait()
+	got := sample(t, k, "syscall_latency_seconds", "clock_nanosleep")
+	if n := events(got); n != 40 {
+		t.Fatalf("counted %d calls, want 40", n)
+	}
+	// 3 ms and up to 4.096 ms, 40 ms and up to 65.536 ms; a busy machine may make some a bucket longer.
+	if short := got.Counts[12] + got.Counts[13] + got.Counts[14]; short != 20 {
+		t.Errorf("%d calls of 3 ms in buckets up to 16 ms, want 20: %d", short, got.Counts)
+	}
+	if long := got.Counts[16] + got.Counts[17]; long != 20 {
+		t.Errorf("%d calls of 40 ms in buckets up to 131 ms, want 20: %d", long, got.Counts)
+	}
+	total := slept[0] + slept[1]
+	if sum := time.Duration(got.SumNanoseconds); sum < total || sum > total*3/2 {
+		t.Errorf("calls took %v, slept %v", sum, total)
+	}
+}
+
+// A call that begins on one CPU and ends on another is timed right.
+func TestSyscallThatMigrates(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("one CPU: nothing can migrate")
+	}
+	k := open(t, "", SourceConfig{Name: "syscalls", Allow: []string{"sched_setaffinity"}})
+	const moves = 200
+	onThread(func() {
+		for i := range moves {
+			var cpus unix.CPUSet
+			cpus.Set(i % 2)
+			if err := unix.SchedSetaffinity(0, &cpus); err != nil {
+				t.Errorf("move to CPU %d: %v", i%2, err)
+			}
+		}
+	})
+	got := sample(t, k, "syscall_latency_seconds", "sched_setaffinity")
+	if n := events(got); n != moves {
+		t.Errorf("counted %d calls, want %d", n, moves)
+	}
+	if sum := time.Duration(got.SumNanoseconds); sum > 10*time.Second {
+		t.Errorf("%d calls took %v", moves, sum)
+	}
+}
+
+func procFields(t *testing.T, name string) [][]string {
+	t.Helper()
+	file, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var lines [][]string
+	scanner := bufio.NewScanner(file)
+	for scanner.Scan() {
+		if fields := strings.Fields(scanner.Text()); len(fields) > 0 {
+			lines = append(lines, fields)
+		}
+	}
+	return lines
+}
+
+func parse(t *testing.T, text string) uint64 {
+	t.Helper()
+	number, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return number
+}
+
+// within returns whether got is want, give or take some part of it and a few at the edges of the measurement.
+func within(got, want, part, few uint64) bool {
+	slack := want/part + few
+	return got+slack >= want && got <= want+slack
+}
+
+// threadWaits returns how often the calling thread got a CPU and how long it waited for one, as the scheduler counts it.
+func threadWaits(t *testing.T) (arrivals uint64, waited time.Duration) {
+	t.Helper()
+	fields := procFields(t, "/proc/thread-self/schedstat")[0]
+	return parse(t, fields[2]), time.Duration(parse(t, fields[1]))
+}
+
+// switches returns how often the kernel has switched between tasks since boot.
+func switches(t *testing.T) uint64 {
+	t.Helper()
+	for _, fields := range procFields(t, "/proc/stat") {
+		if fields[0] == "ctxt" {
+			return parse(t, fields[1])
+		}
+	}
+	t.Fatal("no ctxt in /proc/stat")
+	return 0
+}
+
+// The waits of all tasks are at least those of the test's own threads, as the scheduler counts them, and at most as many as there were
+// switches. The guests, whose kernels have /proc/schedstat, demand equality.
+func TestRunqueueAgreesWithScheduler(t *testing.T) {
+	for _, how := range []string{TpBTF, RawTracepoint, Tracepoint} {
+		t.Run(how, func(t *testing.T) {
+			k := open(t, how, SourceConfig{Name: "runqueue"})
+			switchesBefore := switches(t)
+			before := sample(t, k, "run_queue_latency_seconds")
+			// More busy threads than CPUs, which are preempted, and threads that sleep and wake.
+			stop := time.Now().Add(time.Second)
+			var threads sync.WaitGroup
+			var arrivals, waited atomic.Uint64
+			run := func(step func()) {
+				threads.Go(func() {
+					onThread(func() {
+						n, w := threadWaits(t)
+						for time.Now().Before(stop) {
+							step()
+						}
+						nAfter, wAfter := threadWaits(t)
+						arrivals.Add(nAfter - n)
+						waited.Add(uint64(wAfter - w))
+					})
+				})
+			}
+			for range 2 * runtime.NumCPU() {
+				run(func() {})
+				run(func() {
+					request := unix.NsecToTimespec(int64(time.Millisecond))
+					_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &request, nil)
+				})
+			}
+			threads.Wait()
+			after := sample(t, k, "run_queue_latency_seconds")
+			most := switches(t) - switchesBefore
+			got, sum := events(after)-events(before), time.Duration(after.SumNanoseconds-before.SumNanoseconds)
+			least, leastSum := arrivals.Load(), time.Duration(waited.Load())
+			t.Logf("counted %d waits of %v; the threads had %d of %v, and there were %d switches", got, sum, least, leastSum, most)
+			if least < 200 || got < least || got > most {
+				t.Errorf("counted %d waits, want between %d and %d", got, least, most)
+			}
+			if sum < leastSum*9/10 {
+				t.Errorf("counted %v of waiting, the threads alone waited %v", sum, leastSum)
+			}
+		})
+	}
+}
+
+// softirqs returns how often each soft interrupt was handled since boot.
+func softirqs(t *testing.T) map[string]uint64 {
+	t.Helper()
+	handled := map[string]uint64{}
+	for _, fields := range procFields(t, "/proc/softirqs")[1:] {
+		name := strings.ToLower(strings.TrimSuffix(fields[0], ":"))
+		for _, count := range fields[1:] {
+			handled[name] += parse(t, count)
+		}
+	}
+	return handled
+}
+
+func TestSoftirqsAgreeWithProc(t *testing.T) {
+	for _, how := range []string{TpBTF, RawTracepoint, Tracepoint} {
+		t.Run(how, func(t *testing.T) {
+			k := open(t, how, SourceConfig{Name: "softirq"})
+			before := map[string]uint64{}
+			vectors := []string{"timer", "net_rx", "sched", "rcu"}
+			for _, vector := range vectors {
+				before[vector] = events(sample(t, k, "softirq_service_seconds", vector))
+			}
+			handled := softirqs(t)
+			exchangeDatagrams(t, 2000)
+			handledAfter := softirqs(t)
+			for _, vector := range vectors {
+				got, want := events(sample(t, k, "softirq_service_seconds", vector))-before[vector], handledAfter[vector]-handled[vector]
+				if !within(got, want, 50, 20) {
+					t.Errorf("counted %d handlers of %s, the kernel %d", got, vector, want)
+				}
+				if vector == "net_rx" && want < 1000 {
+					t.Errorf("2000 datagrams raised net_rx %d times", want)
+				}
+				if waits := events(sample(t, k, "softirq_latency_seconds", vector)); !within(waits, got+before[vector], 20, 40) {
+					t.Errorf("counted %d waits and %d handlers of %s", waits, got+before[vector], vector)
+				}
+			}
+		})
+	}
+}
+
+// exchangeDatagrams sends n datagrams over loopback, one after the other.
+func exchangeDatagrams(t *testing.T, n int) {
+	t.Helper()
+	receiver, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(receiver)
+	if err := unix.Bind(receiver, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	address, err := unix.Getsockname(receiver)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range n {
+		if err := unix.Sendto(receiver, []byte("x"), 0, address); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := unix.Recvfrom(receiver, make([]byte, 8), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// loopDevice makes a loop device on a file of the given size and returns its path.
+func loopDevice(t *testing.T, size int64) string {
+	t.Helper()
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer control.Close()
+	number, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := fmt.Sprintf("/dev/loop%d", number)
+	device, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backing, err := os.CreateTemp(t.TempDir(), "disk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backing.Close()
+	if err := backing.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetInt(int(device.Fd()), unix.LOOP_SET_FD, int(backing.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = unix.IoctlSetInt(int(device.Fd()), unix.LOOP_CLR_FD, 0)
+		_ = device.Close()
+	})
+	return path
+}
+
+// directIO does n reads and n writes of 4 KiB that do not go through the page cache.
+func directIO(t *testing.T, path string, n int) {
+	t.Helper()
+	device, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	buffer, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(buffer) }()
+	for i := range n {
+		if _, err := device.ReadAt(buffer, int64(i%64)*4096); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := device.WriteAt(buffer, int64(i%64)*4096); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestBlockRequestsAreCountedExactly(t *testing.T) {
+	for _, how := range []string{TpBTF, RawTracepoint} {
+		t.Run(how, func(t *testing.T) {
+			path := loopDevice(t, 1<<20)
+			k := open(t, how, SourceConfig{Name: "block"})
+			name := strings.TrimPrefix(path, "/dev/")
+			readsBefore := events(sample(t, k, "block_io_latency_seconds", name, "read"))
+			directIO(t, path, 100)
+			if n := events(sample(t, k, "block_io_latency_seconds", name, "read")) - readsBefore; n != 100 {
+				t.Errorf("counted %d reads of %s, want 100", n, name)
+			}
+			if n := events(sample(t, k, "block_io_latency_seconds", name, "write")); n != 100 {
+				t.Errorf("counted %d writes of %s, want 100", n, name)
+			}
+		})
+	}
+}
+
+// Label sets beyond the bound are counted under "other", and nothing is lost.
+func TestBlockLabelSetsAreBounded(t *testing.T) {
+	path := loopDevice(t, 1<<20)
+	k := open(t, "", SourceConfig{Name: "block", MaxLabelSets: 1})
+	name := strings.TrimPrefix(path, "/dev/")
+	directIO(t, path, 50)
+	reads, writes := events(sample(t, k, "block_io_latency_seconds", name, "read")), events(sample(t, k, "block_io_latency_seconds", name, "write"))
+	others := events(sample(t, k, "block_io_latency_seconds", other, other))
+	if reads != 0 && writes != 0 {
+		t.Errorf("two label sets in a map for one: %d reads, %d writes", reads, writes)
+	}
+	if reads+writes+others < 100 || others < 50 {
+		t.Errorf("counted %d reads, %d writes and %d others, want 100 together", reads, writes, others)
+	}
+}
+
+func TestReconfigureKeepsCounts(t *testing.T) {
+	allow := SourceConfig{Name: "syscalls", Allow: []string{"getsid"}}
+	k := open(t, "", allow, SourceConfig{Name: "softirq"})
+	onThread(func() { _, _ = unix.Getsid(0) })
+	if err := k.Reconfigure(t.Context(), []SourceConfig{{Name: "runqueue"}, allow}); err != nil {
+		t.Fatal(err)
+	}
+	if n := events(sample(t, k, "syscall_latency_seconds", "getsid")); n != 1 {
+		t.Errorf("counted %d calls after reconfiguring, want 1", n)
+	}
+	var names []string
+	for _, s := range k.Sources() {
+		names = append(names, s.Source)
+	}
+	if !slices.Equal(names, []string{"runqueue", "syscalls"}) {
+		t.Errorf("sources are %v", names)
+	}
+	allow.Allow = []string{"getsid", "getpgid"}
+	if err := k.Reconfigure(t.Context(), []SourceConfig{allow}); err != nil {
+		t.Fatal(err)
+	}
+	if n := events(sample(t, k, "syscall_latency_seconds", "getsid")); n != 0 {
+		t.Errorf("counted %d calls after another allow list, want 0", n)
+	}
+}
+
+// Hooks of modules that are not there wait, and do not stop the others.
+func TestNFSWaitsForItsModules(t *testing.T) {
+	if _, err := os.Stat("/sys/module/nfs"); err == nil {
+		t.Skip("the nfs module is loaded; the guests test both")
+	}
+	k, err := Open(t.Context(), []SourceConfig{{Name: "nfs"}, {Name: "softirq"}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	sources := k.Sources()
+	for _, h := range sources[0].Hooks {
+		if h.How != Waiting || h.Err == nil || !strings.HasPrefix(h.Err.Error(), "waiting for module nfs") {
+			t.Errorf("hook %s is %s: %v", h.Name, h.How, h.Err)
+		}
+	}
+	if !sources[1].Attached() {
+		t.Errorf("softirq is not attached: %+v", sources[1])
+	}
+}

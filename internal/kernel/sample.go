@@ -1,0 +1,24 @@
+package kernel
+
+// Metric is one histogram family that a source counts in the kernel.
+type Metric struct {
+	Name   string   // Prometheus metric name with its unit, such as "nfs_latency_seconds"
+	Help   string   // one sentence, ends with a full stop
+	Labels []string // label names in the order of Sample.Values
+	Bounds []uint64 // inclusive upper bounds in nanoseconds, strictly ascending, without +Inf
+}
+
+// Sample is what the kernel has counted for one label set of one metric since that label set's counting began, summed over CPUs.
+type Sample struct {
+	Metric         *Metric
+	Values         []string // label values, one for each of Metric.Labels
+	SumNanoseconds uint64   // exact sum of all observed durations
+	Counts         []uint64 // events per bucket, not cumulative: len(Metric.Bounds)+1, the last one is above every bound
+}
+
+// Loss counts events of one source that could not be counted in a histogram, for one reason.
+type Loss struct {
+	Source string
+	Reason string // a word such as "in_flight_full", "histograms_full", "no_start", "missed"
+	Events uint64 // since the source was loaded
+}

@@ -1,0 +1,242 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/latpush/latpush/bpf/objects"
+)
+
+// loadedSource is a source whose maps are in the kernel. Its hooks come and go with their modules. Guarded by Kernel.mu.
+type loadedSource struct {
+	source      source
+	config      SourceConfig
+	options     *Options
+	environment *environment
+	spec        *ebpf.CollectionSpec
+	maps        map[string]*ebpf.Map
+	tables      []*table
+	losses      *lossReader
+	hooks       []loadedHook
+	since       time.Duration // CLOCK_BOOTTIME when counting could begin
+}
+
+// loadedHook is a hook and what became of it.
+type loadedHook struct {
+	hook
+	attached []attachment
+	how      string // empty: not attached
+	waiting  bool   // for its module
+	err      error  // why not attached
+}
+
+// loadSource puts the maps of a source into the kernel and attaches the hooks that are there.
+func loadSource(config *SourceConfig, o *Options, e *environment) (*loadedSource, error) {
+	description, known := findSource(config.Name)
+	if !known {
+		return nil, fmt.Errorf("load source %q: unknown", config.Name)
+	}
+	s := &loadedSource{source: description, config: *config, options: o, environment: e}
+	if err := s.prepare(); err != nil {
+		return nil, explain(err)
+	}
+	since, err := boottime()
+	if err != nil {
+		return nil, err
+	}
+	s.since = since
+	if err := s.makeMaps(); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	for _, h := range description.hooks {
+		s.hooks = append(s.hooks, loadedHook{hook: h})
+	}
+	s.attachMissing()
+	return s, nil
+}
+
+// prepare reads the source's object and sets its constants.
+func (s *loadedSource) prepare() error {
+	spec, err := objects.Load(s.source.name)
+	if err != nil {
+		return err
+	}
+	s.spec = spec
+	if err := setBounds(spec, s.config.bounds()); err != nil {
+		return err
+	}
+	if s.source.configure == nil {
+		return nil
+	}
+	return s.source.configure(spec, &s.config, s.environment)
+}
+
+// makeMaps creates the maps and what the programs expect to find in them.
+func (s *loadedSource) makeMaps() error {
+	spec := &ebpf.CollectionSpec{Maps: s.spec.Maps, Variables: s.spec.Variables, Types: s.spec.Types, ByteOrder: s.spec.ByteOrder}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: s.environment.cache})
+	if err != nil {
+		return explain(err)
+	}
+	s.maps, collection.Maps = collection.Maps, nil
+	collection.Close()
+	for i := range s.source.metrics {
+		t, err := s.newTable(&s.source.metrics[i])
+		if err != nil {
+			return err
+		}
+		s.tables = append(s.tables, t)
+	}
+	s.losses, err = newLossReader(s.maps["losses"], s.spec.Maps["losses"])
+	return err
+}
+
+// newTable prepares reading the map of a metric, and puts the label sets into it that exist from the beginning.
+func (s *loadedSource) newTable(m *metric) (*table, error) {
+	spec, inKernel := s.spec.Maps[m.mapName()], s.maps[m.mapName()]
+	if spec == nil || inKernel == nil {
+		return nil, fmt.Errorf("find map %s: the object has no such map", m.mapName())
+	}
+	description := &Metric{Name: m.name, Help: m.help, Labels: m.labels, Bounds: s.config.bounds()}
+	if m.values != nil {
+		values := m.values(&s.config)
+		return newTable(description, inKernel, func(key []byte) []string {
+			if len(description.Labels) == 0 {
+				return nil
+			}
+			return []string{values[nativeUint(key)]}
+		}, m.fromZero)
+	}
+	key, ok := spec.Key.(*btf.Struct)
+	if !ok {
+		return nil, fmt.Errorf("read key of map %s: it is no struct", m.mapName())
+	}
+	layout, err := newKeyLayout(key)
+	if err != nil {
+		return nil, fmt.Errorf("read key of map %s: %w", m.mapName(), err)
+	}
+	first := layout.all()
+	if s.source.openLabels {
+		first = [][]byte{layout.other()}
+	}
+	if err := putZeros(inKernel, first); err != nil {
+		return nil, fmt.Errorf("fill map %s: %w", m.mapName(), err)
+	}
+	description.Labels = layout.labels()
+	return newTable(description, inKernel, func(key []byte) []string {
+		values := layout.values(key)
+		for i := range values {
+			if s.source.label != nil {
+				values[i] = s.source.label(values[i])
+			}
+		}
+		return values
+	}, m.fromZero)
+}
+
+// putZeros adds empty histograms to a map.
+func putZeros(m *ebpf.Map, keys [][]byte) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	empty := make([][]byte, cpus)
+	for i := range empty {
+		empty[i] = make([]byte, m.ValueSize())
+	}
+	for _, key := range keys {
+		if err := m.Update(key, empty, ebpf.UpdateNoExist); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attachMissing attaches the hooks that are not attached and whose module is there now. It returns whether any was attached.
+func (s *loadedSource) attachMissing() bool {
+	changed := false
+	for i := range s.hooks {
+		h := &s.hooks[i]
+		if h.how != "" || (h.err != nil && !h.waiting) {
+			continue
+		}
+		h.waiting = !s.present(&h.hook)
+		if h.waiting {
+			h.err = fmt.Errorf("waiting for module %s", h.module)
+			continue
+		}
+		h.attached, h.how, h.err = s.attachHook(&h.hook)
+		changed = changed || h.how != ""
+	}
+	return changed
+}
+
+// present returns whether the code that a hook is in is part of the running kernel now.
+func (s *loadedSource) present(h *hook) bool {
+	if h.module == "" {
+		return true
+	}
+	state, err := os.ReadFile("/sys/module/" + h.module + "/initstate")
+	if err == nil {
+		return strings.TrimSpace(string(state)) == "live"
+	}
+	return s.environment.hasFunction(h.events[0])
+}
+
+// waits returns whether a hook of the source waits for its module.
+func (s *loadedSource) waits() bool {
+	return slices.ContainsFunc(s.hooks, func(h loadedHook) bool { return h.waiting })
+}
+
+func (s *loadedSource) attached() bool {
+	return slices.ContainsFunc(s.hooks, func(h loadedHook) bool { return h.how != "" })
+}
+
+func (s *loadedSource) status() Status {
+	status := Status{Source: s.source.name, Loaded: s.since}
+	for _, m := range s.source.metrics {
+		status.Metrics = append(status.Metrics, m.name)
+	}
+	for _, h := range s.hooks {
+		status.Hooks = append(status.Hooks, h.status())
+	}
+	return status
+}
+
+func (h *loadedHook) status() HookStatus {
+	status := HookStatus{Name: h.name, How: h.how, Err: h.err}
+	switch {
+	case h.how != "":
+	case h.waiting:
+		status.How = Waiting
+	case errors.Is(h.err, errAbsent) && h.absent != "":
+		status.How, status.Err = NotNeeded, errors.New(h.absent)
+	default:
+		status.How = Missing
+	}
+	return status
+}
+
+// close detaches the source's programs, starts before ends, and removes its maps.
+func (s *loadedSource) close() error {
+	var errs []error
+	for i := range s.hooks {
+		h := &s.hooks[i]
+		for _, a := range slices.Backward(h.attached) {
+			errs = append(errs, a.close())
+		}
+		h.attached, h.how = nil, ""
+	}
+	for _, m := range s.maps {
+		errs = append(errs, m.Close())
+	}
+	s.maps = nil
+	return errors.Join(errs...)
+}
