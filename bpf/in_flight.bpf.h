@@ -43,21 +43,27 @@ struct {
 	__type(value, struct call);
 } hash_calls SEC(".maps");
 
+/* Notes in task storage that task has begun operation now. */
+static __always_inline void storage_call_begin(struct task_struct *task, __u32 operation, __u64 argument)
+{
+	struct calls *calls = bpf_task_storage_get(&task_calls, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (!calls) {
+		count_loss(in_flight_full);
+		return;
+	}
+	calls->of[operation].argument = argument;
+	calls->of[operation].start_ns = bpf_ktime_get_ns();
+}
+
 /* Notes that the current task has begun operation now. */
 static __always_inline void call_begin(__u32 operation, __u64 argument)
 {
 	struct call_key key = {};
 	struct call call = {};
-	struct calls *calls;
 
 	if (in_task_storage) {
-		calls = bpf_task_storage_get(&task_calls, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-		if (!calls) {
-			count_loss(in_flight_full);
-			return;
-		}
-		calls->of[operation].argument = argument;
-		calls->of[operation].start_ns = bpf_ktime_get_ns();
+		storage_call_begin(bpf_get_current_task_btf(), operation, argument);
 		return;
 	}
 	key.task = bpf_get_current_pid_tgid();

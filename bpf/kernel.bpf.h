@@ -27,6 +27,7 @@ struct pt_regs {
 	unsigned long r8;
 	unsigned long r9;
 	unsigned long ax;
+	unsigned long orig_ax;
 };
 
 struct thread_info {
@@ -37,6 +38,10 @@ struct thread_info {
 #ifdef __TARGET_ARCH_arm64
 struct user_pt_regs {
 	__u64 regs[31];
+};
+
+struct pt_regs {
+	int syscallno;
 };
 
 struct thread_info {

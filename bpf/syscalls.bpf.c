@@ -20,28 +20,37 @@ struct sys_enter_record {
 	long id;
 };
 
-/* Whether the current task is in a 32-bit call. */
-static __always_inline bool compat_call(void)
-{
+/* What tells a 32-bit call, by architecture, and the number of the call that regs belong to. */
 #ifdef __TARGET_ARCH_x86
-	struct task_struct *task = (void *)bpf_get_current_task();
-
-	return BPF_CORE_READ(task, thread_info.status) & 0x0002; /* TS_COMPAT */
+#define COMPAT_FLAGS	  thread_info.status
+#define COMPAT		  0x0002 /* TS_COMPAT */
+#define CALL_NUMBER(regs) ((regs)->orig_ax)
 #else
-	struct task_struct *task = (void *)bpf_get_current_task();
-
-	return BPF_CORE_READ(task, thread_info.flags) & (1 << 22); /* TIF_32BIT */
+#define COMPAT_FLAGS	  thread_info.flags
+#define COMPAT		  (1UL << 22) /* TIF_32BIT */
+#define CALL_NUMBER(regs) ((unsigned long)(regs)->syscallno)
 #endif
+
+static __always_inline __u16 place_of(unsigned long id)
+{
+	return id < SYSCALL_NUMBERS ? syscall_place[id] : 0;
 }
 
 static __always_inline int handle_enter(unsigned long id)
 {
-	__u16 place;
+	__u16 place = place_of(id);
+	struct task_struct *task;
 
-	if (id >= SYSCALL_NUMBERS)
+	if (!place)
 		return 0;
-	place = syscall_place[id];
-	if (place)
+	if (in_task_storage) {
+		task = bpf_get_current_task_btf();
+		if (!(task->COMPAT_FLAGS & COMPAT))
+			storage_call_begin(task, 0, place - 1);
+		return 0;
+	}
+	task = (struct task_struct *)bpf_get_current_task();
+	if (!(BPF_CORE_READ(task, COMPAT_FLAGS) & COMPAT))
 		call_begin(0, place - 1);
 	return 0;
 }
@@ -66,21 +75,22 @@ static __always_inline int handle_exit(void)
 }
 
 SEC("tp_btf/sys_enter")
-int BPF_PROG(sys_enter_tp_btf, struct pt_regs *regs, long id)
+int BPF_PROG(sys_enter_tp_btf, struct pt_regs *regs, unsigned long id)
 {
-	return compat_call() ? 0 : handle_enter(id);
+	return handle_enter(id);
 }
 
+/* The number is read again only to leave early: a call on the list has kept its own. */
 SEC("tp_btf/sys_exit")
-int BPF_PROG(sys_exit_tp_btf)
+int BPF_PROG(sys_exit_tp_btf, struct pt_regs *regs)
 {
-	return handle_exit();
+	return place_of(CALL_NUMBER(regs)) ? handle_exit() : 0;
 }
 
 SEC("raw_tp/sys_enter")
-int BPF_PROG(sys_enter_raw_tp, struct pt_regs *regs, long id)
+int BPF_PROG(sys_enter_raw_tp, struct pt_regs *regs, unsigned long id)
 {
-	return compat_call() ? 0 : handle_enter(id);
+	return handle_enter(id);
 }
 
 SEC("raw_tp/sys_exit")
@@ -89,10 +99,15 @@ int BPF_PROG(sys_exit_raw_tp)
 	return handle_exit();
 }
 
+/* The classic records are there without the kernel's type information: here 32-bit calls cannot be told. */
 SEC("tracepoint/raw_syscalls/sys_enter")
 int sys_enter_tracepoint(struct sys_enter_record *record)
 {
-	return handle_enter(record->id);
+	__u16 place = place_of(record->id);
+
+	if (place)
+		call_begin(0, place - 1);
+	return 0;
 }
 
 SEC("tracepoint/raw_syscalls/sys_exit")
