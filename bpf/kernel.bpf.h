@@ -16,6 +16,10 @@
 
 #define __VMLINUX_H__ /* bpf_tracing.h: pt_regs has the kernel's field names */
 
+enum mq_rq_state {
+	MQ_RQ_IDLE,
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 #ifdef __TARGET_ARCH_x86
@@ -74,6 +78,7 @@ struct request_queue {
 
 struct request {
 	struct request_queue *q;
+	enum mq_rq_state state;
 	unsigned int cmd_flags;
 	unsigned int __data_len;
 	__u64 start_time_ns;
@@ -90,6 +95,7 @@ struct request___5_16 {
 #include <bpf/bpf_tracing.h>
 
 /* Values that the kernel does not put into its type information. */
+#define EEXIST	     17
 #define FMODE_OPENED 0x80000 /* since 4.19 */
 #define EOPENSTALE   518
 #define REQ_OP_MASK  0xff

@@ -58,9 +58,9 @@ static __always_inline void count(__u64 since, __u64 now)
 
 static __always_inline void hash_wait(__u32 pid, __u64 now, __u64 flags)
 {
-	long err = bpf_map_update_elem(&hash_waits, &pid, &now, flags);
+	int err = bpf_map_update_elem(&hash_waits, &pid, &now, flags); /* before 6.4 (d7ba4cc900bf) the upper half is noise */
 
-	if (err && err != -17 /* EEXIST: waits already */)
+	if (err && err != -EEXIST) /* or it waits already */
 		count_loss(in_flight_full);
 }
 

@@ -47,7 +47,9 @@ func BenchmarkSyscallCost(b *testing.B) {
 		}
 	}
 	// Each round is compared within itself; the median of the rounds is what is said.
-	added := func(i, over int) float64 { return medianOf(callRounds, func(r int) float64 { return times[i][r] - times[over][r] }) }
+	added := func(i, over int) float64 {
+		return medianOf(callRounds, func(r int) float64 { return times[i][r] - times[over][r] })
+	}
 	fmt.Printf("\nnanoseconds added to one getppid, medians of %d rounds in turn; bare call %.1f ns\n", callRounds, medianOf(callRounds, func(r int) float64 { return times[0][r] }))
 	for i := 1; i < len(cases); i++ {
 		fmt.Printf("  %-26s %7.1f over no programs %7.1f over empty ones\n", cases[i].name, added(i, 0), added(i, 1))

@@ -1,13 +1,13 @@
 package kernel
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 )
 
@@ -29,7 +29,6 @@ var errAbsent = errors.New("not in this kernel")
 // attachHook tries the ways of a hook in turn and returns what is attached and how.
 func (s *loadedSource) attachHook(h *hook) ([]attachment, string, error) {
 	var errs []error
-	absent := true
 	for _, w := range h.ways {
 		if !s.options.allows(w.how) {
 			continue
@@ -38,16 +37,31 @@ func (s *loadedSource) attachHook(h *hook) ([]attachment, string, error) {
 		if err == nil {
 			return attached, w.how, nil
 		}
-		absent = absent && (errors.Is(err, os.ErrNotExist) || errors.Is(err, btf.ErrNotFound))
 		errs = append(errs, fmt.Errorf("%s: %w", w.how, explain(err)))
 	}
 	if len(errs) == 0 {
 		return nil, "", errors.New("none of the ways to attach it is allowed")
 	}
-	if absent {
+	if h.module != "" && !hasSymbol(h.events[0]) {
 		return nil, "", errAbsent
 	}
 	return nil, "", errors.Join(errs...)
+}
+
+// hasSymbol returns whether the kernel or a module that is loaded has a function, as far as the kernel lists its symbols.
+func hasSymbol(name string) bool {
+	file, err := os.Open("/proc/kallsyms")
+	if err != nil {
+		return true
+	}
+	defer func() { _ = file.Close() }()
+	scanner := bufio.NewScanner(file)
+	for scanner.Scan() {
+		if fields := strings.Fields(scanner.Text()); len(fields) >= 3 && fields[2] == name {
+			return true
+		}
+	}
+	return false
 }
 
 // attachWay attaches all events of a hook in one way, or none.

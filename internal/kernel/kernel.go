@@ -151,11 +151,11 @@ func (k *Kernel) reconfigure(configs []SourceConfig) error {
 func (k *Kernel) report(s *configuredSource) {
 	switch {
 	case s.err != nil:
-		k.log.Error("source is not running", "source", s.config.Name, "err", s.err)
+		k.log.Error("source is not running", "name", s.config.Name, "err", s.err)
 	case s.loaded.attached() || s.loaded.waits():
-		k.log.Info("source is running", "source", s.config.Name, "hooks", s.loaded.summary())
+		k.log.Info("source is running", "name", s.config.Name, "hooks", s.loaded.summary())
 	default:
-		k.log.Error("source is not running", "source", s.config.Name, "hooks", s.loaded.summary())
+		k.log.Error("source is not running", "name", s.config.Name, "hooks", s.loaded.summary())
 	}
 }
 

@@ -93,7 +93,7 @@ func (k *Kernel) attachWaiting() {
 			continue
 		}
 		if s.loaded.attachMissing() {
-			k.log.Info("attached to modules that were loaded", "source", s.config.Name, "hooks", s.loaded.summary())
+			k.log.Info("attached to modules that were loaded", "name", s.config.Name, "hooks", s.loaded.summary())
 		}
 	}
 	k.environment.forget()

@@ -10,8 +10,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -266,6 +268,106 @@ func TestRunqueueAgreesWithScheduler(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A task waits as long as a more urgent one keeps its CPU, whether it is woken meanwhile or was running before.
+func TestRunqueueWaitIsMeasured(t *testing.T) {
+	const rounds, sleep = 4, 20 * time.Millisecond
+	for name, start := range map[string]func(spin func()){
+		"woken":     func(spin func()) { time.AfterFunc(sleep/4, spin) },
+		"preempted": func(spin func()) { spin() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := open(t, "", SourceConfig{Name: "runqueue"})
+			before := sample(t, k, "run_queue_latency_seconds")
+			var waited time.Duration
+			for range rounds {
+				spin := startSpinner(t)
+				onThread(func() {
+					if err := urgent(0, 10); err != nil {
+						t.Error(err)
+					}
+					request := unix.NsecToTimespec(sleep.Nanoseconds())
+					began := time.Now()
+					start(spin)
+					_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &request, nil)
+					waited += time.Since(began) - sleep
+				})
+			}
+			after := sample(t, k, "run_queue_latency_seconds")
+			long := after.Counts[17] + after.Counts[18] - before.Counts[17] - before.Counts[18] // above 65.5 ms, up to 262 ms
+			sum := time.Duration(after.SumNanoseconds - before.SumNanoseconds)
+			t.Logf("%d long waits; all waits took %v, the test's own %v", long, sum, waited)
+			if long < rounds-1 || waited < (rounds-1)*(spinTime-2*sleep) || sum < waited*95/100 {
+				t.Errorf("%d long waits of %d, %v of waiting where the test waited %v", long, rounds, sum, waited)
+			}
+		})
+	}
+}
+
+// spinTime is how long a spinner keeps its CPU.
+const spinTime = 150 * time.Millisecond
+
+// startSpinner starts a process that waits, and then keeps the last CPU busy for a while when the returned function is called. The process is
+// a bare fork without Go's scheduler, which would take the CPU from it.
+func startSpinner(t *testing.T) (spin func()) {
+	t.Helper()
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	pid, errno := forkSpinner(uintptr(pipe[0]), int64(spinTime))
+	if errno != 0 {
+		t.Fatal("fork:", errno)
+	}
+	t.Cleanup(func() {
+		_, _ = unix.Wait4(int(pid), nil, 0, nil)
+		_ = unix.Close(pipe[0])
+		_ = unix.Close(pipe[1])
+	})
+	if err := urgent(int(pid), 20); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if _, err := unix.Write(pipe[1], []byte("x")); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// forkSpinner returns in the parent alone. The child makes nothing but raw system calls: it reads a byte, spins, and exits.
+//
+//go:norace
+//go:nosplit
+func forkSpinner(pipe uintptr, nanoseconds int64) (pid uintptr, errno syscall.Errno) {
+	pid, _, errno = unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if pid != 0 || errno != 0 {
+		return pid, errno
+	}
+	var buffer [1]byte
+	var start, now unix.Timespec
+	unix.RawSyscall(unix.SYS_READ, pipe, uintptr(unsafe.Pointer(&buffer)), 1)
+	unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&start)), 0)
+	for {
+		unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&now)), 0)
+		if (now.Sec-start.Sec)*1e9+now.Nsec-start.Nsec > nanoseconds {
+			unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+		}
+	}
+}
+
+// urgent gives a thread, 0 for the calling one, a real-time priority on the last CPU alone.
+func urgent(thread int, priority uint32) error {
+	var cpus unix.CPUSet
+	cpus.Set(runtime.NumCPU() - 1)
+	if err := unix.SchedSetaffinity(thread, &cpus); err != nil {
+		return fmt.Errorf("set affinity: %w", err)
+	}
+	attributes := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: priority}
+	if err := unix.SchedSetAttr(thread, &attributes, 0); err != nil {
+		return fmt.Errorf("set priority: %w", err)
+	}
+	return nil
 }
 
 // softirqs returns how often each soft interrupt was handled since boot.

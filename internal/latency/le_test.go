@@ -2,6 +2,7 @@ package latency_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -102,7 +103,7 @@ func scrapedBounds(t *testing.T, counts map[float64]uint64) []string {
 	var got []string
 	for {
 		kind, err := parser.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return got
 		}
 		if err != nil {

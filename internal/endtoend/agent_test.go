@@ -1,0 +1,144 @@
+package endtoend
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// binary is the agent, built once for all tests.
+var binary string
+
+func TestMain(m *testing.M) {
+	folder, err := os.MkdirTemp("", "latpush-endtoend")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binary = filepath.Join(folder, "latpush")
+	build := exec.Command("go", "build", "-o", binary, "github.com/latpush/latpush/agent/latpush")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build agent: %v\n%s", err, output)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(folder)
+	os.Exit(code)
+}
+
+// runningAgent is the agent as a process of its own.
+type runningAgent struct {
+	t       *testing.T
+	command *exec.Cmd
+	config  string // path of its file
+	log     *lockedBuffer
+	exited  chan error
+}
+
+// lockedBuffer is written by the process and read by the test.
+type lockedBuffer struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.String()
+}
+
+// configFile writes a configuration that pushes to url every second, with a spool in folder.
+func configFile(t *testing.T, folder, url, sources string) string {
+	t.Helper()
+	path := filepath.Join(folder, "latpush.yml")
+	text := fmt.Sprintf("interval: 1s\nexternal_labels: {instance: edge-1}\nsources:\n%s\nremote_write:\n  - url: %s\n    name: main\n"+
+		"    queue_config: {min_backoff: 50ms, max_backoff: 500ms}\nspool:\n  directory: %s\n", sources, url, filepath.Join(folder, "spool"))
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func startAgent(t *testing.T, config string) *runningAgent {
+	t.Helper()
+	a := &runningAgent{t: t, config: config, log: &lockedBuffer{}, exited: make(chan error, 1)}
+	a.command = exec.Command(binary, "run", "--config.file", config)
+	a.command.Stdout, a.command.Stderr = a.log, a.log
+	if err := a.command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { a.exited <- a.command.Wait() }()
+	t.Cleanup(func() {
+		_ = a.command.Process.Kill()
+		if t.Failed() {
+			t.Logf("log of the agent:\n%s", a.log)
+		}
+	})
+	return a
+}
+
+// waitLog waits until the agent's log has text.
+func (a *runningAgent) waitLog(text string) {
+	a.t.Helper()
+	eventually(a.t, 20*time.Second, func() error {
+		if !strings.Contains(a.log.String(), text) {
+			return fmt.Errorf("the agent's log has no %q", text)
+		}
+		return nil
+	})
+}
+
+// stop sends SIGTERM and demands a clean exit.
+func (a *runningAgent) stop() {
+	a.t.Helper()
+	if err := a.command.Process.Signal(syscall.SIGTERM); err != nil {
+		a.t.Fatal(err)
+	}
+	select {
+	case err := <-a.exited:
+		if err != nil {
+			a.t.Fatalf("the agent ended with %v:\n%s", err, a.log)
+		}
+	case <-time.After(20 * time.Second):
+		a.t.Fatalf("the agent did not stop within 20 s:\n%s", a.log)
+	}
+}
+
+// kill sends SIGKILL.
+func (a *runningAgent) kill() {
+	a.t.Helper()
+	if err := a.command.Process.Kill(); err != nil {
+		a.t.Fatal(err)
+	}
+	<-a.exited
+}
+
+// eventually waits until check has no complaint.
+func eventually(t *testing.T, limit time.Duration, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %v: %v", limit, err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}

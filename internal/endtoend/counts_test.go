@@ -1,0 +1,230 @@
+package endtoend
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"golang.org/x/sys/unix"
+)
+
+// rareCalls is a source for two system calls that nobody but these tests makes, and one whose length the test decides.
+const rareCalls = "  - name: syscalls\n    allow: [getsid, sched_get_priority_max, clock_nanosleep]\n"
+
+func makeCalls(n int) {
+	for range n {
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_GET_PRIORITY_MAX, 0, 0, 0)
+	}
+}
+
+const counted = `syscall_latency_seconds_count{syscall="sched_get_priority_max",job="latpush",instance="edge-1"}`
+
+// What PromQL answers equals what was done in the kernel, at the embedded receiver and at the distribution's Prometheus, and what was done
+// just before SIGTERM arrives too.
+func TestCountsArrive(t *testing.T) {
+	for name, start := range map[string]func(*testing.T) *server{"embedded": embedded, "prometheus": debianPrometheus} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			a := startAgent(t, configFile(t, t.TempDir(), s.writeURL(), rareCalls+"  - name: softirq\n  - name: runqueue\n  - name: block\n  - name: nfs\n"))
+			a.waitLog("source is running")
+			s.expect(`latpush_source_up{source="syscalls"}`, 1)
+			makeCalls(5000)
+			s.expect(counted, 5000)
+			s.checkHistograms()
+			s.checkOwnMetrics()
+			makeCalls(77)
+			a.stop()
+			s.expect(counted, 5077)
+		})
+	}
+}
+
+// checkHistograms demands of every classic histogram that its buckets never shrink and that +Inf equals _count.
+func (s *server) checkHistograms() {
+	s.t.Helper()
+	for _, metric := range []string{
+		"syscall_latency_seconds", "run_queue_latency_seconds", "softirq_latency_seconds", "softirq_service_seconds",
+		"block_io_latency_seconds", "block_io_queue_seconds",
+	} {
+		buckets, err := s.query(metric + "_bucket")
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		counts, err := s.query(metric + "_count")
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if !strings.HasPrefix(metric, "block_io") && len(counts) == 0 {
+			s.t.Errorf("no %s arrived", metric)
+		}
+		if len(buckets) != 28*len(counts) {
+			s.t.Errorf("%s: %d buckets of %d histograms, want 28 of each", metric, len(buckets), len(counts))
+		}
+		for _, count := range counts {
+			checkBuckets(s.t, metric, count, buckets)
+		}
+		// Both selectors are answered from the same instant.
+		unequal, err := s.query(fmt.Sprintf(`%s_count != ignoring(le) %s_bucket{le="+Inf"}`, metric, metric))
+		if err != nil || len(unequal) != 0 {
+			s.t.Errorf("%s: count is not +Inf: %v %v", metric, unequal, err)
+		}
+	}
+}
+
+// checkBuckets demands the bounds of 27 powers of two from 1 us, and counts that grow with them.
+func checkBuckets(t *testing.T, metric string, count *model.Sample, buckets model.Vector) {
+	t.Helper()
+	values := map[string]float64{}
+	for _, bucket := range buckets {
+		labels := bucket.Metric.Clone()
+		delete(labels, "le")
+		labels[model.MetricNameLabel] = count.Metric[model.MetricNameLabel]
+		if labels.Equal(count.Metric) {
+			values[string(bucket.Metric["le"])] = float64(bucket.Value)
+		}
+	}
+	last := 0.0
+	for i := range 27 {
+		le := strconv.FormatFloat(float64(uint64(1000)<<i)/1e9, 'g', -1, 64)
+		value, ok := values[le]
+		if !ok || value < last {
+			t.Errorf("%s%s: bucket le=%q is %v (found: %t) after %v", metric, count.Metric, le, value, ok, last)
+		}
+		last = value
+	}
+	if values["+Inf"] < last {
+		t.Errorf("%s%s: +Inf is %v after %v", metric, count.Metric, values["+Inf"], last)
+	}
+}
+
+func (s *server) checkOwnMetrics() {
+	s.t.Helper()
+	for query, want := range map[string]float64{
+		`count(latpush_build_info)`:                                           1,
+		`latpush_source_up{source="nfs"}`:                                     1, // attached, or waiting for its module
+		`sum(latpush_events_lost_total{source=~"syscalls|softirq|runqueue"})`: 0,
+		`latpush_ticks_skipped_total`:                                         0,
+	} {
+		s.expect(query, want)
+	}
+}
+
+// The quantile that Grafana would show is the time that the calls took.
+func TestQuantileIsTheTimeTaken(t *testing.T) {
+	s := embedded(t)
+	folder := t.TempDir()
+	a := startAgent(t, configFile(t, folder, s.writeURL(), "  - name: syscalls\n    allow: [clock_nanosleep]\n    buckets: {linear: {start: 5ms, width: 5ms, count: 40}}\n"))
+	a.waitLog("source is running")
+	request := unix.NsecToTimespec((22 * time.Millisecond).Nanoseconds())
+	for range 100 {
+		_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &request, nil)
+	}
+	s.expect(`syscall_latency_seconds_count{syscall="clock_nanosleep"} >= bool 100`, 1)
+	a.stop()
+	median, err := s.value(`histogram_quantile(0.5, syscall_latency_seconds_bucket{syscall="clock_nanosleep"})`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mean, err := s.value(`syscall_latency_seconds_sum{syscall="clock_nanosleep"} / syscall_latency_seconds_count{syscall="clock_nanosleep"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// 22 ms lie between 20 and 25; on a busy machine a sleeper wakes a little late.
+	if median < 0.020 || median > 0.030 || mean < 0.022 || mean > 0.033 {
+		t.Errorf("calls of 22 ms: median %v s, mean %v s", median, mean)
+	}
+}
+
+// What was counted while the receiver was away, and then survived kill -9 in the spool, arrives in order once both are back.
+func TestOutageAndKill(t *testing.T) {
+	s := embedded(t)
+	address := freeAddress(t)
+	folder := t.TempDir()
+	config := configFile(t, folder, "http://"+address+"/api/v1/write", rareCalls)
+	a := startAgent(t, config)
+	a.waitLog("source is running")
+	makeCalls(1234)
+	time.Sleep(3 * time.Second) // at least two ticks go into the spool
+	a.kill()
+
+	forward(t, address, strings.TrimPrefix(s.url, "http://"))
+	a = startAgent(t, config)
+	a.waitLog("source is running")
+	// The first agent's counts arrived, although the second counts from zero again.
+	s.expect(`max(max_over_time(`+counted+`[5m]))`, 1234)
+	makeCalls(66)
+	s.expect(counted, 66)
+	resets, err := s.value(`sum(resets(` + counted + `[5m]))`)
+	if err != nil || resets != 1 {
+		t.Errorf("%v resets (%v), want the one of the kill", resets, err)
+	}
+	a.stop()
+}
+
+// SIGHUP with a bad file keeps what runs, with a good one changes it, and neither resets the counts of a source that stays the same.
+func TestReload(t *testing.T) {
+	s := embedded(t)
+	folder := t.TempDir()
+	config := configFile(t, folder, s.writeURL(), rareCalls)
+	a := startAgent(t, config)
+	a.waitLog("source is running")
+	makeCalls(10)
+	s.expect(counted, 10)
+
+	good, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, []byte(strings.Replace(string(good), "interval: 1s", "interval: fortnightly", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.hangup()
+	s.expect(`latpush_config_last_reload_successful`, 0)
+	a.waitLog("latpush.yml:1")
+
+	configFile(t, folder, s.writeURL(), rareCalls+"  - name: softirq\n")
+	a.hangup()
+	s.expect(`latpush_config_last_reload_successful`, 1)
+	s.expect(`latpush_source_up{source="softirq"}`, 1)
+	makeCalls(5)
+	s.expect(counted, 15)
+	if got, err := s.value(`resets(` + counted + `[5m])`); err != nil || got != 0 {
+		t.Errorf("%v resets by reloading (%v)", got, err)
+	}
+	a.stop()
+}
+
+func (a *runningAgent) hangup() {
+	a.t.Helper()
+	if err := a.command.Process.Signal(syscall.SIGHUP); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// A receiver that hangs does not keep the agent from stopping, and what it did not take is sent by the next run.
+func TestStopWithHungReceiver(t *testing.T) {
+	address := freeAddress(t)
+	release := hang(t, address)
+	folder := t.TempDir()
+	config := configFile(t, folder, "http://"+address+"/api/v1/write", rareCalls)
+	a := startAgent(t, config)
+	a.waitLog("source is running")
+	makeCalls(321)
+	time.Sleep(1500 * time.Millisecond)
+	start := time.Now()
+	a.stop()
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+	release()
+	s := embedded(t)
+	forward(t, address, strings.TrimPrefix(s.url, "http://"))
+	a = startAgent(t, config)
+	s.expect(`max(max_over_time(`+counted+`[5m]))`, 321)
+	a.stop()
+}
