@@ -77,7 +77,7 @@ func (s *Spool) readCursor(path string) (Position, error) {
 	defer f.Close()
 	b := make([]byte, maxCursorSize)
 	n, err := f.ReadAt(b, 0)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return 0, err
 	}
 	return decodeCursor(b[:n])

@@ -195,7 +195,7 @@ func (s *Spool) indexSegment(g *logSegment, bound uint64) (segmentState, error) 
 		found, err := scanner.Next()
 		var damage *CorruptError
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			if bound == math.MaxUint64 {
 				// More numbers than frames fit into what could not be read: should it become readable again, they are still unique.
 				s.next = max(s.next, scanner.Last()+1+uint64(unread/segment.FrameSize))

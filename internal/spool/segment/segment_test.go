@@ -90,7 +90,7 @@ func scan(t testing.TB, file io.ReaderAt, size int64) []string {
 	end := int64(HeaderSize)
 	for {
 		record, err := s.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return found
 		}
 		var damage *CorruptError
@@ -276,7 +276,7 @@ func TestScanBadBlock(t *testing.T) {
 	good, bad := 0, 0
 	for {
 		record, err := s.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err == nil {
