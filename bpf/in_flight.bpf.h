@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Start times of calls that are under way in a task. They live in task storage, which follows the task over CPUs and is freed with it,
- * or in a hash map where the kernel has no task storage for tracing programs (before 5.12). A task has one place for each operation, so
+ * or in a hash map where the kernel has no task storage for tracing programs (before 5.12) or none that works. A task has one place for each operation, so
  * that operations can nest: a synchronous NFS write runs an fsync.
  *
  * A file defines IN_FLIGHT_OPERATIONS before it includes this. */

@@ -4,6 +4,7 @@
  *
  * What changed over the years, and where the change is handled:
  *   task_struct.state became __state in 5.14 (2f064a59a11f)                     task_runnable()
+ *   task_struct.on_cpu shrank from an int to a byte by 7.2                      task_struct below
  *   request.rq_disk moved to request_queue.disk in 5.17 (f3fa33acca9f)          request_disk()
  *   block_rq_issue and block_rq_insert lost their request_queue argument
  *   in 5.11 (a54895fa057c), backported to 5.10.137                              block.bpf.c, rq_argument */
@@ -56,7 +57,7 @@ struct thread_info {
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int __state;
-	int on_cpu;
+	unsigned char on_cpu; /* an int before, of which the lowest byte is enough */
 	int pid;
 };
 

@@ -8,8 +8,8 @@
 
 HISTOGRAM_ARRAY(run_queue_latency, 1);
 
-/* Set by the loader: whether start times live in task storage. Only where task storage does not allocate from the slab: the scheduler's
- * hooks hold the run queue's lock (6.4, 08a7ce384e33). */
+/* Set by the loader: whether start times live in task storage. Only where task storage does not allocate from the slab in the ordinary way: the
+ * scheduler's hooks hold the run queue's lock (6.4, 08a7ce384e33). */
 const volatile bool in_task_storage;
 
 /* Key: the task. Value: since when it waits, ns, 0 if it does not. Sized by the kernel, freed with the task. */

@@ -6,6 +6,7 @@ latpush=$1 receiver=$2 address=127.0.0.1:${LATPUSH_RUN_PORT:-9099}
 [ "$(id -u)" = 0 ] || { echo "make run: programs can be loaded into the kernel by root alone (try sudo make run)" >&2; exit 1; }
 folder=$(mktemp -d)
 agent_pid='' receiver_pid=''
+# shellcheck disable=SC2317 # the traps run it
 finish() {
 	trap '' INT TERM
 	[ -z "$agent_pid" ] || { kill -TERM "$agent_pid" 2>/dev/null && wait "$agent_pid"; } || true

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -26,19 +27,56 @@ func newEnvironment(o *Options) *environment { return &environment{options: o, c
 // forget drops the kernel's type information, and with it what a module that was loaded since then is not part of.
 func (e *environment) forget() { e.cache = btf.NewCache() }
 
-// taskStorage returns whether programs of every kind can keep data with a task (5.12).
+// taskStorage returns whether programs of every kind can keep data with a task (5.12). It is tried for real: from 6.19 on, a kernel whose
+// processor cannot compare and exchange 16 bytes takes the programs, and then never has memory for the data.
 func (e *environment) taskStorage() bool {
 	if !e.storageProbed {
 		e.storageProbed = true
-		e.storage = features.HaveMapType(ebpf.TaskStorage) == nil &&
-			features.HaveProgramHelper(ebpf.Kprobe, asm.FnTaskStorageGet) == nil &&
-			features.HaveProgramHelper(ebpf.Kprobe, asm.FnGetCurrentTaskBtf) == nil
+		e.storage = features.HaveProgramHelper(ebpf.Kprobe, asm.FnTaskStorageGet) == nil && tryTaskStorage() == nil
 	}
 	return e.storage
 }
 
+// tryTaskStorage runs a program that keeps data with the current task.
+func tryTaskStorage() error {
+	storage, err := ebpf.NewMap(&ebpf.MapSpec{
+		Type: ebpf.TaskStorage, Flags: unix.BPF_F_NO_PREALLOC, KeySize: 4, ValueSize: 8,
+		Key: &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}, Value: &btf.Int{Name: "u64", Size: 8},
+	})
+	if err != nil {
+		return fmt.Errorf("create task storage: %w", err)
+	}
+	defer func() { _ = storage.Close() }()
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.RawTracepoint, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{
+			asm.FnGetCurrentTaskBtf.Call(),
+			asm.Mov.Reg(asm.R2, asm.R0),
+			asm.LoadMapPtr(asm.R1, storage.FD()),
+			asm.Mov.Imm(asm.R3, 0),
+			asm.Mov.Imm(asm.R4, unix.BPF_LOCAL_STORAGE_GET_F_CREATE),
+			asm.FnTaskStorageGet.Call(),
+			asm.JEq.Imm(asm.R0, 0, "none"),
+			asm.Mov.Imm(asm.R0, 1),
+			asm.Return().WithSymbol("none"),
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("load program that uses task storage: %w", err)
+	}
+	defer func() { _ = program.Close() }()
+	kept, err := program.Run(&ebpf.RunOptions{})
+	if err != nil {
+		return fmt.Errorf("run program that uses task storage: %w", err)
+	}
+	if kept == 0 {
+		return errors.New("keep data with a task: the kernel has no memory for it")
+	}
+	return nil
+}
+
 // taskStorageInScheduler returns whether the scheduler's tracepoints can keep data with a task other than the current one. That takes typed
-// tracepoints, and task storage with an allocator of its own, so that it can grow while the run queue's lock is held.
+// tracepoints, and task storage that does not allocate from the slab in the ordinary way, so that it can grow while the run queue's lock is held.
 func (e *environment) taskStorageInScheduler() bool {
 	if !e.taskStorage() || !e.options.allows(TpBTF) || features.HaveProgramType(ebpf.Tracing) != nil {
 		return false
@@ -47,16 +85,16 @@ func (e *environment) taskStorageInScheduler() bool {
 	if err != nil {
 		return false
 	}
-	var storageMap *btf.Struct
-	if err := spec.TypeByName("bpf_local_storage_map", &storageMap); err != nil {
+	// An allocator of its own (6.4), later one that takes no locks (6.19).
+	return hasMember(spec, "bpf_local_storage_map", "selem_ma") || hasMember(spec, "bpf_local_storage_elem", "use_kmalloc_nolock")
+}
+
+func hasMember(spec *btf.Spec, structure, member string) bool {
+	var t *btf.Struct
+	if err := spec.TypeByName(structure, &t); err != nil {
 		return false
 	}
-	for _, member := range storageMap.Members {
-		if member.Name == "selem_ma" {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(t.Members, func(m btf.Member) bool { return m.Name == member })
 }
 
 // requestArgument returns the position of the request among the arguments of block_rq_issue.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,6 +19,9 @@ const childEnvironment = "LATPUSH_TEST_CHILD"
 func TestMain(m *testing.M) {
 	switch os.Getenv(childEnvironment) {
 	case "":
+		if err := rlimit.RemoveMemlock(); err != nil { // the tests load programs themselves, too
+			fmt.Println("locked memory stays limited:", err)
+		}
 		os.Exit(m.Run())
 	case "no BTF":
 		if err := hideBTF(); err != nil {

@@ -57,7 +57,8 @@ func sample(t *testing.T, k *Kernel, metric string, values ...string) Sample {
 		t.Fatal(err)
 	}
 	for _, l := range losses {
-		if l.Events != 0 {
+		// An interrupt can find the same program running on its CPU, which the kernel does not allow.
+		if l.Events != 0 && (l.Reason != reasonRecursion || l.Events > 20) {
 			t.Errorf("source %s lost %d events: %s", l.Source, l.Events, l.Reason)
 		}
 	}

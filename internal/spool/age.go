@@ -12,8 +12,8 @@ type ages struct {
 	booted map[[16]byte]time.Time // boot id -> when that boot began, by the newest snapshot of it
 }
 
-// clockUnset is before every moment at which latpush can have run: a wall clock that shows less was not set.
-var clockUnset = time.Date(2025, time.January, 1, 0, 0, 0, 0, time.UTC)
+// clockUnset returns whether a wall clock was not set: it shows a moment at which latpush cannot have run.
+func clockUnset(wall time.Time) bool { return wall.Year() < 2025 }
 
 // observe learns from a snapshot. Call it in the order of the log: the last word of a boot is the best one.
 func (a *ages) observe(taken latency.Instant) {
@@ -41,7 +41,7 @@ func (a *ages) expired(segments []*logSegment, now latency.Instant, limit time.D
 			if taken := a.booted[g.newest.BootID].Add(g.newest.Boottime); taken.After(latest) {
 				latest = taken
 			}
-			if latest.Before(clockUnset) {
+			if clockUnset(latest) {
 				continue
 			}
 			age = now.Wall.Sub(latest)

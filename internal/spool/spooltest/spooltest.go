@@ -12,13 +12,13 @@ import (
 // Interval is the time between two numbered snapshots.
 const Interval = 15 * time.Second
 
-// start is the wall clock of snapshot 0.
-var start = time.Date(2026, time.November, 1, 6, 30, 0, 250, time.UTC)
+// start returns the wall clock of snapshot 0.
+func start() time.Time { return time.Date(2026, time.November, 1, 6, 30, 0, 250, time.UTC) }
 
 // Instant is when snapshot i was taken: i intervals after the boot began.
 func Instant(i int) latency.Instant {
 	at := time.Duration(i) * Interval
-	return latency.Instant{BootID: [16]byte{'b', 'o', 'o', 't', 15: 1}, Boottime: at, Wall: start.Add(at)}
+	return latency.Instant{BootID: [16]byte{'b', 'o', 'o', 't', 15: 1}, Boottime: at, Wall: start().Add(at)}
 }
 
 // Number returns which snapshot was taken at an instant.

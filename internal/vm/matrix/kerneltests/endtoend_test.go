@@ -1,0 +1,130 @@
+//go:build guest
+
+package kerneltests
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/promql"
+
+	"github.com/latpush/latpush/agent"
+	"github.com/latpush/latpush/agent/config"
+	"github.com/latpush/latpush/agent/identity"
+	"github.com/latpush/latpush/agent/telemetry"
+	"github.com/latpush/latpush/internal/latency"
+	"github.com/latpush/latpush/internal/receiver"
+	"github.com/latpush/latpush/internal/vm/guest"
+)
+
+// The seed of it all: what was done on an NFS mount is what PromQL answers at a receiver, with the last operations before the stop among it.
+func TestNFSEndToEnd(t *testing.T) {
+	serve(t)
+	dir := mount(t, "4.2")
+	r, err := receiver.Start(t.Context(), receiver.Options{Listen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { succeed(t, r.Close) })
+	stop := runAgent(t, r.URL())
+	expect(t, r, `latpush_hook_attached{source="nfs",hook="nfs_file_read"}`, 1)
+
+	runner := prepare(t, guest.Workload{Reads: 21, Splices: 2, Writes: 13, Opens: 8, Creates: 3, Getattrs: 34, Fsyncs: 5, Direct: true}, dir)
+	expect(t, r, `sum(nfs_latency_seconds_count{operation="fsync"}) >= bool 1`, 1) // what preparing did
+	time.Sleep(3 * time.Second)                                                    // and all of it
+	before := map[string]float64{}
+	for _, operation := range []string{"read", "write", "open", "getattr", "fsync"} {
+		before[operation] = value(t, r, fmt.Sprintf(`nfs_latency_seconds_count{operation=%q}`, operation))
+	}
+	did, err := runner.Run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	for operation, n := range map[string]uint64{
+		"read": did.Reads, "write": did.Writes, "open": did.Opens, "getattr": did.Getattrs, "fsync": did.Fsyncs,
+	} {
+		selector := fmt.Sprintf(`{operation=%q,job="latpush",instance="guest"}`, operation)
+		if got := value(t, r, "nfs_latency_seconds_count"+selector) - before[operation]; got != float64(n) {
+			t.Errorf("%s: PromQL says %v, did %d", operation, got, n)
+		}
+		if buckets := value(t, r, "count(nfs_latency_seconds_bucket"+selector+")"); buckets != 28 {
+			t.Errorf("%s: %v buckets arrived, want 27 and +Inf", operation, buckets)
+		}
+	}
+}
+
+// runAgent runs the agent against a receiver until the returned function is called.
+func runAgent(t *testing.T, url string) (stop func()) {
+	t.Helper()
+	folder := t.TempDir()
+	file := filepath.Join(folder, "latpush.yml")
+	text := fmt.Sprintf("interval: 1s\nsources: [{name: nfs}]\nremote_write: [{url: %s/api/v1/write}]\nspool: {directory: %s/spool}\n", url, folder)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	clock, err := latency.NewSystemClock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	metrics := telemetry.New(clock.Now().Boottime)
+	ctx, cancel := context.WithCancel(context.Background())
+	a, err := agent.New(ctx, agent.Options{
+		Load: func() (*config.Config, error) { return config.Load(file, identity.Read()) },
+		Host: identity.Read(), Clock: clock, Rooms: agent.NewRooms(log, metrics.Registerer()), Metrics: metrics, Log: log,
+	})
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx, nil) }()
+	return func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// value returns the one value of a query.
+func value(t *testing.T, r *receiver.Receiver, query string) float64 {
+	t.Helper()
+	got, err := query1(t, r, query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func query1(t *testing.T, r *receiver.Receiver, query string) (float64, error) {
+	t.Helper()
+	result, err := r.Query(t.Context(), query, time.Now())
+	if err != nil {
+		return 0, err
+	}
+	vector, ok := result.(promql.Vector)
+	if !ok || len(vector) != 1 {
+		return 0, fmt.Errorf("query %s: %v, want one value", query, result)
+	}
+	return vector[0].F, nil
+}
+
+// expect waits until a query has a value.
+func expect(t *testing.T, r *receiver.Receiver, query string, want float64) {
+	t.Helper()
+	var got float64
+	var err error
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		if got, err = query1(t, r, query); err == nil && got == want {
+			return
+		}
+	}
+	t.Fatalf("query %s: %v, %v, want %v", query, got, err, want)
+}

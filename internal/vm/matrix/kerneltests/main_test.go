@@ -1,0 +1,133 @@
+//go:build guest
+
+package kerneltests
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/latpush/latpush/internal/kernel"
+	"github.com/latpush/latpush/internal/vm/guest"
+)
+
+func TestMain(m *testing.M) {
+	if guest.Kernel() == "" {
+		fmt.Fprintln(os.Stderr, "these tests mount file systems and slow down lo: run them in a guest only (go test ./internal/vm/matrix)")
+		os.Exit(2)
+	}
+	os.Exit(m.Run())
+}
+
+// open runs sources, with hooks attached in one way if how is not empty, and demands that every hook is attached or not needed.
+func open(t *testing.T, how string, configs ...kernel.SourceConfig) *kernel.Kernel {
+	t.Helper()
+	var o kernel.Options
+	if how != "" {
+		o.Ways = []string{how}
+	}
+	k, err := kernel.Open(t.Context(), configs, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { succeed(t, k.Close) })
+	if missing := notAttached(k); len(missing) > 0 {
+		t.Fatal(strings.Join(missing, "\n"))
+	}
+	for _, s := range k.Sources() {
+		for _, h := range s.Hooks {
+			t.Logf("%s: %s is attached by %s", s.Source, h.Name, h.How)
+		}
+	}
+	return k
+}
+
+// notAttached says which hooks are neither attached nor needless.
+func notAttached(k *kernel.Kernel) []string {
+	var missing []string
+	for _, s := range k.Sources() {
+		if s.Err != nil {
+			missing = append(missing, fmt.Sprintf("source %s: %v", s.Source, s.Err))
+		}
+		for _, h := range s.Hooks {
+			if !h.Attached() && h.How != kernel.NotNeeded {
+				missing = append(missing, fmt.Sprintf("hook %s of %s is %s: %v", h.Name, s.Source, h.How, h.Err))
+			}
+		}
+	}
+	return missing
+}
+
+// histograms are the samples of one reading, by metric and label values joined with a space.
+type histograms map[string]kernel.Sample
+
+func read(t *testing.T, k *kernel.Kernel) histograms {
+	t.Helper()
+	samples, losses, err := k.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range losses {
+		if l.Events != 0 {
+			t.Errorf("source %s lost %d events: %s", l.Source, l.Events, l.Reason)
+		}
+	}
+	all := histograms{}
+	for _, s := range samples {
+		s.Counts = slices.Clone(s.Counts)
+		all[s.Metric.Name+" "+strings.Join(s.Values, " ")] = s
+	}
+	return all
+}
+
+// since returns what came after an earlier reading.
+func (h histograms) since(earlier histograms, name string) kernel.Sample {
+	s := h[name]
+	s.Counts = slices.Clone(s.Counts)
+	before := earlier[name]
+	for i := range before.Counts {
+		s.Counts[i] -= before.Counts[i]
+	}
+	s.SumNanoseconds -= before.SumNanoseconds
+	return s
+}
+
+func events(s kernel.Sample) uint64 {
+	var n uint64
+	for _, count := range s.Counts {
+		n += count
+	}
+	return n
+}
+
+// between returns the events in the buckets whose bounds are in (low, high].
+func between(s kernel.Sample, low, high time.Duration) uint64 {
+	var n uint64
+	for i, bound := range s.Metric.Bounds {
+		if bound > uint64(low) && bound <= uint64(high) {
+			n += s.Counts[i]
+		}
+	}
+	return n
+}
+
+func succeed(t *testing.T, f func() error) {
+	t.Helper()
+	if err := f(); err != nil {
+		t.Error(err)
+	}
+}
+
+func monotonic(t *testing.T) time.Duration {
+	t.Helper()
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(now.Nano())
+}

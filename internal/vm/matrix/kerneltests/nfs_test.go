@@ -1,0 +1,188 @@
+//go:build guest
+
+package kerneltests
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/latpush/latpush/internal/kernel"
+	"github.com/latpush/latpush/internal/vm/guest"
+)
+
+// Whatever the version of the protocol and the way of attaching, exactly what was done is counted.
+func TestNFSCounts(t *testing.T) {
+	serve(t)
+	mount(t, "4.2") // loads both modules, whatever comes first below
+	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
+		t.Run(how, func(t *testing.T) {
+			if how == kernel.Fentry {
+				needModuleBTF(t)
+			}
+			k := open(t, how, kernel.SourceConfig{Name: "nfs"})
+			for _, version := range []string{"3", "4.0", "4.1", "4.2"} {
+				t.Run(version, func(t *testing.T) {
+					dir := mountAt(t, version, how)
+					for name, w := range map[string]guest.Workload{
+						"direct":   {Reads: 17, Splices: 2, Writes: 15, Opens: 11, Creates: 3, Getattrs: 13, Fsyncs: 4, Direct: true, Threads: 4},
+						"buffered": {Reads: 30, Splices: 4, Writes: 60, Opens: 2, Creates: 5, Getattrs: 1, Fsyncs: 2},
+					} {
+						t.Run(name, func(t *testing.T) { checkNFSCounts(t, k, dir, w, false) })
+					}
+					t.Run("uncached", func(t *testing.T) { checkNFSCounts(t, k, dir, guest.Workload{Opens: 9}, true) })
+				})
+			}
+		})
+	}
+}
+
+// needModuleBTF skips on kernels before 5.11, whose modules have no type information: their functions cannot have fentry programs.
+func needModuleBTF(t *testing.T) {
+	t.Helper()
+	_, err := os.Stat("/sys/kernel/btf/nfs")
+	switch {
+	case err == nil:
+	case strings.HasPrefix(guest.Kernel(), "5.10"):
+		t.Skip("kernel 5.10 has no type information of modules")
+	default:
+		t.Fatalf("this kernel is new enough to have type information of modules: %v", err)
+	}
+}
+
+// checkNFSCounts demands as many events of each operation as a workload does, and what the kernel's own statistics say where they tell the same.
+func checkNFSCounts(t *testing.T, k *kernel.Kernel, dir string, w guest.Workload, uncached bool) {
+	t.Helper()
+	runner := prepare(t, w, dir)
+	if uncached {
+		succeed(t, guest.DropCaches)
+	}
+	statsBefore, err := guest.Mountstats(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := read(t, k)
+	did, err := runner.Run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := read(t, k)
+	stats, err := guest.Mountstats(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stats = stats.Sub(statsBefore)
+	for operation, want := range map[string]uint64{
+		"read": did.Reads, "write": did.Writes, "open": did.Opens, "getattr": did.Getattrs, "fsync": did.Fsyncs,
+	} {
+		if got := events(after.since(before, "nfs_latency_seconds "+operation)); got != want {
+			t.Errorf("%s: counted %d, did %d", operation, got, want)
+		}
+	}
+	if stats.VFSFsyncs != did.Fsyncs {
+		t.Errorf("fsync: mountstats says %d, did %d", stats.VFSFsyncs, did.Fsyncs)
+	}
+	if rpcs := stats.Requests["WRITE"]; w.Direct && rpcs != did.Writes {
+		t.Errorf("write: mountstats says %d, did %d", rpcs, did.Writes)
+	}
+}
+
+// A known delay of the network is in the right bucket and in the sum.
+func TestNFSDelay(t *testing.T) {
+	const oneWay, times = 50 * time.Millisecond, 6
+	serve(t)
+	k := open(t, "", nfsOn(t)...)
+	for _, version := range []string{"3", "4.2"} {
+		t.Run(version, func(t *testing.T) {
+			dir := mount(t, version)
+			for operation, w := range map[string]guest.Workload{
+				"read":    {Reads: times, Direct: true},
+				"write":   {Writes: times, Direct: true},
+				"getattr": {Getattrs: times},
+				"open":    {Opens: times},
+			} {
+				if operation == "open" && version == "3" {
+					continue // the server is asked while the name is looked up: nothing is left for the open itself
+				}
+				runner := prepare(t, w, dir)
+				succeed(t, guest.DropCaches)
+				before := read(t, k)
+				succeed(t, func() error { return guest.AddDelay("lo", oneWay) })
+				start := monotonic(t)
+				_, err := runner.Run()
+				took := monotonic(t) - start
+				succeed(t, func() error { return guest.RemoveDelay("lo") })
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := read(t, k).since(before, "nfs_latency_seconds "+operation)
+				checkDelayed(t, operation, got, times, 2*oneWay, took)
+			}
+		})
+	}
+}
+
+// nfsOn loads the NFS modules, so that the source can be attached at once.
+func nfsOn(t *testing.T) []kernel.SourceConfig {
+	t.Helper()
+	for _, name := range []string{"nfs", "nfsv3", "nfsv4"} {
+		succeed(t, func() error { return guest.LoadModule(name) })
+	}
+	return []kernel.SourceConfig{{Name: "nfs"}}
+}
+
+// checkDelayed demands that each of a number of operations took at least delay, that most are in the bucket of delay or the next one, and that
+// together they took no longer than the caller waited.
+func checkDelayed(t *testing.T, operation string, got kernel.Sample, times uint64, delay, took time.Duration) {
+	t.Helper()
+	sum := time.Duration(got.SumNanoseconds)
+	t.Logf("%s: %d events of %v in %v", operation, events(got), sum, took)
+	if n := events(got); n != times {
+		t.Errorf("%s: counted %d, did %d", operation, n, times)
+	}
+	// An open may need several round trips of its own, before or within the file system's function.
+	if n := between(got, delay, 4*delay); n < times-1 {
+		t.Errorf("%s: %d of %d are in the buckets from %v to %v: %d", operation, n, times, delay, 4*delay, got.Counts)
+	}
+	if sum < time.Duration(times)*delay || sum > took {
+		t.Errorf("%s: the sum is %v, want between %v and the %v that the caller waited", operation, sum, time.Duration(times)*delay, took)
+	}
+	if operation != "open" && sum < took*95/100 {
+		t.Errorf("%s: the sum is %v, more than 5 %% below the %v that the caller waited", operation, sum, took)
+	}
+}
+
+func serve(t *testing.T) {
+	t.Helper()
+	server, err := guest.ServeNFS(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { succeed(t, server.Close) })
+}
+
+func mount(t *testing.T, version string) string {
+	t.Helper()
+	return mountAt(t, version, "plain")
+}
+
+func mountAt(t *testing.T, version, name string) string {
+	t.Helper()
+	dir := "/mnt/" + version + "-" + name
+	if err := guest.MountNFS(version, dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { succeed(t, func() error { return guest.Unmount(dir) }) })
+	return dir
+}
+
+func prepare(t *testing.T, w guest.Workload, dir string) *guest.Runner {
+	t.Helper()
+	runner, err := w.Prepare(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { succeed(t, runner.Close) })
+	return runner
+}

@@ -1,0 +1,152 @@
+package matrix
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/latpush/latpush/internal/vm"
+)
+
+// suite is one test package that runs on every kernel, in a guest of its own.
+type suite struct {
+	importPath string
+	provide    []string // modules that its tests load, or make the kernel load
+	load       []string // modules that are loaded before its tests
+}
+
+func suites() []suite {
+	const matrix = "github.com/latpush/latpush/internal/vm/matrix/"
+	return []suite{
+		{importPath: matrix + "guesttests", provide: []string{"loop", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "sch_netem"}},
+		{importPath: matrix + "kerneltests", provide: []string{"mq-deadline", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "sch_netem"}},
+		{importPath: "github.com/latpush/latpush/internal/kernel", load: []string{"loop"}},
+	}
+}
+
+func TestMatrix(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: boots no guests")
+	}
+	kernels, err := chosen(os.Getenv("LATPUSH_VM_KERNELS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range kernels {
+		if err := vm.Ready(spec.Arch); err != nil && os.Getenv("CI") == "" {
+			t.Skip(err)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := matrix{binaries: t.TempDir()}
+	if m.harness, err = vm.Open(vm.Options{}, t); err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range kernels {
+		for _, s := range suites() {
+			t.Run(spec.String()+"/"+filepath.Base(s.importPath), func(t *testing.T) { m.run(t, spec, s) })
+		}
+	}
+	t.Log("\n" + vm.Table(m.kernels, m.results))
+}
+
+type matrix struct {
+	harness  *vm.Harness
+	binaries string
+	kernels  []*vm.Kernel
+	results  []*vm.Result
+}
+
+func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
+	ctx := t.Context()
+	kernel, err := m.harness.Kernel(ctx, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(m.binaries, filepath.Base(s.importPath)+"-"+spec.Arch)
+	if _, err := os.Stat(binary); err != nil {
+		if err := vm.BuildTest(ctx, binary, spec.Arch, s.importPath, "guest"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	result, err := m.harness.Run(ctx, t, kernel, vm.GuestOptions{
+		TestBinary: binary, Provide: s.provide, Load: s.load, Timeout: 4 * time.Minute,
+		Environ: []string{"GODEBUG=asyncpreemptoff=1"}, // no signals that interrupt the system calls that are counted
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if result == nil {
+		return
+	}
+	m.kernels, m.results = append(m.kernels, kernel), append(m.results, result)
+	if result.Release != kernel.Release {
+		t.Errorf("guest runs %q, booted %q", result.Release, kernel.Release)
+	}
+	for _, warning := range result.Warnings {
+		t.Log("the guest's kernel complained:", warning)
+	}
+	if out := os.Getenv("LATPUSH_VM_OUT"); out != "" {
+		keep(t, filepath.Join(out, filepath.FromSlash(spec.String())), result.Files)
+	}
+	result.Report(t)
+}
+
+func keep(t *testing.T, dir string, files map[string][]byte) {
+	t.Helper()
+	for name, content := range files {
+		file := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// chosen returns the kernels that a list such as "6.1/amd64,newest/arm64" names, all of them when it is empty.
+func chosen(list string) ([]vm.Spec, error) {
+	if list == "" {
+		return vm.Kernels(), nil
+	}
+	var specs []vm.Spec
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.IndexFunc(vm.Kernels(), func(s vm.Spec) bool { return s.String() == strings.TrimSpace(name) })
+		if i < 0 {
+			return nil, fmt.Errorf("read LATPUSH_VM_KERNELS: unknown kernel %q (known: %v)", name, vm.Kernels())
+		}
+		specs = append(specs, vm.Kernels()[i])
+	}
+	return specs, nil
+}
+
+func TestChosen(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		list string
+		want string
+		err  string
+	}{
+		{list: "", want: "[5.10/amd64 6.1/amd64 6.12/amd64 newest/amd64 newest/arm64]"},
+		{list: "6.1/amd64", want: "[6.1/amd64]"},
+		{list: "newest/arm64, 5.10/amd64", want: "[newest/arm64 5.10/amd64]"},
+		{list: "6.1", err: `unknown kernel "6.1"`},
+	} {
+		specs, err := chosen(tt.list)
+		if tt.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("%q: error %v, want %s", tt.list, err, tt.err)
+			}
+			continue
+		}
+		if got := fmt.Sprint(specs); err != nil || got != tt.want {
+			t.Errorf("%q: %s, %v, want %s", tt.list, got, err, tt.want)
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/latpush/latpush/internal/vm/debian"
+)
+
+// userlandSuite is the suite of the guest's programs, the same for every kernel.
+const userlandSuite = "bookworm"
+
+// userlandPrograms are the programs of the guest's NFS server by the package they come from. NFSv3 needs rpcbind because nfsd registers there.
+func userlandPrograms() map[string][]string {
+	return map[string][]string{
+		//nolint:misspell // exportfs is the name of a program
+		"nfs-kernel-server": {"usr/sbin/exportfs", "usr/sbin/rpc.nfsd", "usr/sbin/rpc.mountd", "usr/sbin/nfsdcld"},
+		"rpcbind":           {"usr/sbin/rpcbind"},
+		"libtirpc-common":   {"etc/netconfig"},
+	}
+}
+
+// userland fetches the guest's programs with every library they need, or takes them from the cache. It returns files of this machine by their path in the
+// guest, without a leading slash.
+func (h *Harness) userland(ctx context.Context, arch string) (map[string]string, error) {
+	m, err := machineOf(arch)
+	if err != nil {
+		return nil, err
+	}
+	set, err := h.store.Resolve(ctx, "userland", userlandSuite, arch, func(ctx context.Context, a *debian.Archive) ([]debian.Package, error) {
+		return resolveUserland(ctx, a, m.loader)
+	})
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLinker(m.loader, set.Folders()...)
+	if err != nil {
+		return nil, err
+	}
+	missing, err := l.link(slices.Concat(slices.Collect(maps.Values(userlandPrograms()))...)...)
+	if err != nil {
+		return nil, err
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("link guest programs for %s: %s not found in the cached packages", arch, strings.Join(missing, ", "))
+	}
+	return l.used, nil
+}
+
+// resolveUserland unpacks the packages of the programs and then, level by level, the libraries they depend on, until nothing is missing.
+func resolveUserland(ctx context.Context, a *debian.Archive, loader string) ([]debian.Package, error) {
+	var packages []debian.Package
+	var folders []string
+	seen := map[string]bool{}
+	level := slices.Sorted(maps.Keys(userlandPrograms()))
+	for len(level) > 0 {
+		var next []string
+		for _, name := range level {
+			if seen[name] {
+				continue
+			}
+			seen[name] = true
+			control, err := a.Show(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			folder, err := a.Unpack(ctx, control.Package)
+			if err != nil {
+				return nil, err
+			}
+			packages, folders = append(packages, control.Package), append(folders, folder)
+			for _, d := range control.Depends {
+				if strings.HasPrefix(d.Name, "lib") {
+					next = append(next, d.Name)
+				}
+			}
+		}
+		l, err := newLinker(loader, folders...)
+		if err != nil {
+			return nil, err
+		}
+		missing, err := l.link(slices.Concat(slices.Collect(maps.Values(userlandPrograms()))...)...)
+		if err != nil {
+			return nil, err
+		}
+		if len(missing) == 0 {
+			return packages, nil
+		}
+		if level = next; len(level) == 0 {
+			return nil, fmt.Errorf("link guest programs for %s: no package has %s", a.Arch, strings.Join(missing, ", "))
+		}
+	}
+	return packages, nil
+}
