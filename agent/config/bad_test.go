@@ -70,7 +70,7 @@ func badFiles() map[string][]string {
 			`FILE:5: sources[1].name: unknown source "zfs" (known are block, nfs, runqueue, softirq, syscalls)`,
 			"FILE:7: sources[2].max_label_sets: -1 is not between 1 and 65536",
 			"FILE:10: remote_write[0].remote_timeout: 0s is not positive",
-			"FILE:11: spool.max_size: 1KiB is too small [at least 64KiB; leave it out for 64MiB]",
+			"FILE:11: spool.max_size: 1KiB is too small (at least 64KiB; leave it out for 64MiB)",
 		},
 		"merge_scalar": {
 			`FILE:3: spool: << merges keys and values, not "7"`,
@@ -120,7 +120,7 @@ func badFiles() map[string][]string {
 		},
 		"similar_keys": {
 			"FILE:2: spool_size: unknown key (known are external_labels, interval, remote_write, shutdown_timeout, sources, spool)",
-			`FILE:3: spool.fsync: "sometimes" is unknown [always or never]`,
+			`FILE:3: spool.fsync: "sometimes" is unknown (always or never)`,
 		},
 		"source_scalar": {
 			`FILE:3: sources[0]: expected keys and values, not "nfs"`,
@@ -141,10 +141,10 @@ func badFiles() map[string][]string {
 			`FILE:2: sources: expected a list, not "nfs"`,
 		},
 		"spool_directory": {
-			"FILE:3: spool.directory: must be set [a directory of its own, such as /var/lib/latpush]",
+			"FILE:3: spool.directory: must be set (a directory of its own, such as /var/lib/latpush)",
 		},
 		"spool_fsync": {
-			`FILE:3: spool.fsync: "sometimes" is unknown [always or never]`,
+			`FILE:3: spool.fsync: "sometimes" is unknown (always or never)`,
 		},
 		"spool_size": {
 			`FILE:2: spool.max_size: "64 megs" is no size (a number with a unit: KiB, MiB or GiB)`,

@@ -73,7 +73,7 @@ func (s *Spool) encode(snapshot *latency.Snapshot) error {
 	s.frame = frame
 	// Half of the bound, so that dropping segments always makes room for the next one.
 	if limit := min(int64(s.options.MaxBytes)/2, segment.FrameSize+segment.MaxPayload) - segment.HeaderSize; int64(len(frame)) > limit {
-		return fmt.Errorf("%w: record of %d bytes, at most %d are allowed [raise spool.max_size or lower max_label_sets]", ErrTooLarge, len(frame), limit)
+		return fmt.Errorf("%w: record of %d bytes, at most %d are allowed (raise spool.max_size or lower max_label_sets)", ErrTooLarge, len(frame), limit)
 	}
 	return nil
 }

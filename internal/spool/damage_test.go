@@ -241,7 +241,7 @@ func TestNewerVersionIsRefused(t *testing.T) {
 	if !errors.Is(err, ErrVersion) {
 		t.Fatalf("got %v, want ErrVersion", err)
 	}
-	for _, part := range []string{"open spool spool: ", l.segments[1].name, "it has version 2, this latpush reads up to 1", "[install the newer"} {
+	for _, part := range []string{"open spool spool: ", l.segments[1].name, "it has version 2, this latpush reads up to 1", "(install the newer"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%q is not in %q", part, err)
 		}

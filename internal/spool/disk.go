@@ -117,7 +117,7 @@ func (disk) Lock(path string) (io.Closer, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w by another process [stop it, or set spool.directory to another directory]", ErrLocked)
+			return nil, fmt.Errorf("%w by another process (stop it, or set spool.directory to another directory)", ErrLocked)
 		}
 		return nil, fmt.Errorf("flock: %w", err)
 	}

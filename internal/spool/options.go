@@ -53,18 +53,18 @@ type Options struct {
 // Validate returns an error that names the YAML key and what to do.
 func (o Options) Validate() error {
 	if o.Directory == "" {
-		return errors.New("directory: must be set [a directory of its own, such as /var/lib/latpush]")
+		return errors.New("directory: must be set (a directory of its own, such as /var/lib/latpush)")
 	}
 	if o.MaxBytes < 0 || o.MaxBytes > 0 && o.MaxBytes < minBytes {
-		return fmt.Errorf("max_size: %s is too small [at least %s; leave it out for %s]", o.MaxBytes, minBytes, defaultMaxBytes)
+		return fmt.Errorf("max_size: %s is too small (at least %s; leave it out for %s)", o.MaxBytes, minBytes, defaultMaxBytes)
 	}
 	if o.MaxAge < 0 {
-		return fmt.Errorf("max_age: %s is negative [leave it out for %s]", time.Duration(o.MaxAge), defaultMaxAge)
+		return fmt.Errorf("max_age: %s is negative (leave it out for %s)", time.Duration(o.MaxAge), defaultMaxAge)
 	}
 	switch o.Fsync {
 	case "", FsyncAlways, FsyncNever:
 	default:
-		return fmt.Errorf("fsync: %q is unknown [always or never]", o.Fsync)
+		return fmt.Errorf("fsync: %q is unknown (always or never)", o.Fsync)
 	}
 	o = o.withDefaults()
 	if low, high := int64(minSegmentBytes), min(int64(o.MaxBytes)/4, int64(maxSegmentBytes)); o.SegmentBytes < low || o.SegmentBytes > high {

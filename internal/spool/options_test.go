@@ -60,13 +60,13 @@ func TestBadOptions(t *testing.T) {
 		yaml string
 		want string
 	}{
-		"no directory":     {"max_size: 64MiB", "directory: must be set [a directory of its own, such as /var/lib/latpush]"},
-		"too small":        {"{directory: d, max_size: 63KiB}", "max_size: 63KiB is too small [at least 64KiB; leave it out for 64MiB]"},
+		"no directory":     {"max_size: 64MiB", "directory: must be set (a directory of its own, such as /var/lib/latpush)"},
+		"too small":        {"{directory: d, max_size: 63KiB}", "max_size: 63KiB is too small (at least 64KiB; leave it out for 64MiB)"},
 		"negative size":    {"{directory: d, max_size: -1MiB}", "max_size: -1MiB is too small"},
 		"size, no unit":    {"{directory: d, max_size: 64}", "units: unknown unit"},
 		"size, wrong unit": {"{directory: d, max_size: 64 MiB}", "units: unknown unit"},
 		"age, no unit":     {"{directory: d, max_age: 7}", "not a valid duration string"},
-		"fsync":            {"{directory: d, fsync: sometimes}", `fsync: "sometimes" is unknown [always or never]`},
+		"fsync":            {"{directory: d, fsync: sometimes}", `fsync: "sometimes" is unknown (always or never)`},
 		"unknown key":      {"{directory: d, max_bytes: 1}", "field max_bytes not found"},
 	}
 	for name, test := range tests {

@@ -26,7 +26,7 @@ func (s *Spool) Forget(name string) error {
 		case s.closed:
 			return fmt.Errorf("forget reader %s: %w", name, ErrClosed)
 		case c != nil:
-			return fmt.Errorf("forget reader %s: %w [close it first]", name, ErrReaderOpen)
+			return fmt.Errorf("forget reader %s: %w (close it first)", name, ErrReaderOpen)
 		}
 		return nil
 	}

@@ -60,7 +60,7 @@ func (s *Spool) loadCursor(name string) error {
 	delivered, err := s.readCursor(s.path(name + cursorSuffix))
 	switch {
 	case errors.Is(err, ErrVersion):
-		return fmt.Errorf("read cursor of reader %s: %w [install the newer latpush again, or remove the file to send everything again]", name, err)
+		return fmt.Errorf("read cursor of reader %s: %w (install the newer latpush again, or remove the file to send everything again)", name, err)
 	case err != nil && !errors.Is(err, errBadCursor) && !isMedium(err):
 		return fmt.Errorf("read cursor of reader %s: %w", name, err)
 	case err != nil:
@@ -80,7 +80,7 @@ func (s *Spool) loadSegment(name string, first uint64) error {
 	header, size, err := s.readHeader(name)
 	switch {
 	case errors.Is(err, ErrVersion):
-		return fmt.Errorf("%w [install the newer latpush again, or give this one another spool.directory]", err)
+		return fmt.Errorf("%w (install the newer latpush again, or give this one another spool.directory)", err)
 	case err != nil && !errors.Is(err, ErrCorrupt) && !isMedium(err):
 		return err
 	case err == nil && header.First != first:
@@ -242,7 +242,7 @@ func (s *Spool) indexRecord(g *logSegment, found segment.Record, state *segmentS
 	taken, err := record.ReadInstant(found.Payload)
 	switch {
 	case errors.Is(err, record.ErrVersion):
-		return fmt.Errorf("%w: segment %s, offset %d: %w [install the newer latpush again, or give this one another spool.directory]",
+		return fmt.Errorf("%w: segment %s, offset %d: %w (install the newer latpush again, or give this one another spool.directory)",
 			ErrVersion, g.name, found.Offset, err)
 	case err != nil:
 		s.countDamage(malformed(g, found.Location, err))

@@ -179,7 +179,7 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = Open(o, nil, nil)
-	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), o.Directory) || !strings.Contains(err.Error(), "[stop it, or set spool.directory") {
+	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), o.Directory) || !strings.Contains(err.Error(), "(stop it, or set spool.directory") {
 		t.Errorf("second open gives %v, want ErrLocked with the directory", err)
 	}
 	if err := first.Close(); err != nil {
