@@ -114,36 +114,54 @@ func TestSyscallsAreCountedExactly(t *testing.T) {
 // Calls of known length by several threads of one process at once: none may take another one's start.
 func TestSyscallLengths(t *testing.T) {
 	k := open(t, "", SourceConfig{Name: "syscalls", Allow: []string{"clock_nanosleep"}})
+	const short, long, each = 3 * time.Millisecond, 40 * time.Millisecond, 20
 	var threads sync.WaitGroup
-	var slept [2]time.Duration
-	for i, length := range []time.Duration{3 * time.Millisecond, 40 * time.Millisecond} {
+	var mu sync.Mutex
+	var took time.Duration // as the callers see it, which is a little longer
+	var tookLow, tookHigh uint64
+	for _, length := range []time.Duration{short, long} {
 		for range 4 {
 			threads.Go(func() {
 				onThread(func() {
-					for range 5 {
+					for range each / 4 {
 						request := unix.NsecToTimespec(length.Nanoseconds())
+						start := time.Now()
 						_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &request, nil)
+						this := time.Since(start)
+						mu.Lock()
+						took += this
+						if this <= 16384*time.Microsecond {
+							tookLow++
+						} else if this > 32768*time.Microsecond {
+							tookHigh++
+						}
+						mu.Unlock()
 					}
 				})
 			})
-			slept[i] += 5 * length
 		}
 	}
 	threads.Wait()
 	got := sample(t, k, "syscall_latency_seconds", "clock_nanosleep")
-	if n := events(got); n != 40 {
-		t.Fatalf("counted %d calls, want 40", n)
+	if n := events(got); n != 2*each {
+		t.Fatalf("counted %d calls, want %d", n, 2*each)
 	}
-	// 3 ms and up to 4.096 ms, 40 ms and up to 65.536 ms; a busy machine may make some a bucket longer.
-	if short := got.Counts[12] + got.Counts[13] + got.Counts[14]; short != 20 {
-		t.Errorf("%d calls of 3 ms in buckets up to 16 ms, want 20: %d", short, got.Counts)
+	var low, high uint64
+	for i, count := range got.Counts {
+		if i <= 14 { // up to 16.384 ms
+			low += count
+		} else if i >= 16 { // above 32.768 ms
+			high += count
+		}
 	}
-	if long := got.Counts[16] + got.Counts[17]; long != 20 {
-		t.Errorf("%d calls of 40 ms in buckets up to 131 ms, want 20: %d", long, got.Counts)
+	if low < tookLow || low > each {
+		t.Errorf("%d calls of up to 16 ms, want at least %d and at most %d: %d", low, tookLow, each, got.Counts)
 	}
-	total := slept[0] + slept[1]
-	if sum := time.Duration(got.SumNanoseconds); sum < total || sum > total*3/2 {
-		t.Errorf("calls took %v, slept %v", sum, total)
+	if high < each || high > tookHigh {
+		t.Errorf("%d calls of more than 32 ms, want at least %d and at most %d: %d", high, each, tookHigh, got.Counts)
+	}
+	if sum := time.Duration(got.SumNanoseconds); sum < each*(short+long) || sum > took {
+		t.Errorf("calls took %v, want between the %v that they slept and the %v that their callers waited", sum, each*(short+long), took)
 	}
 }
 

@@ -76,8 +76,9 @@ func checkNFSCounts(t *testing.T, k *kernel.Kernel, dir string, w guest.Workload
 	for operation, want := range map[string]uint64{
 		"read": did.Reads, "write": did.Writes, "open": did.Opens, "getattr": did.Getattrs, "fsync": did.Fsyncs,
 	} {
-		if got := events(after.since(before, "nfs_latency_seconds "+operation)); got != want {
-			t.Errorf("%s: counted %d, did %d", operation, got, want)
+		// The kernel does not run a program of fentry while one of the same function is preempted on that CPU, and says so.
+		if got := events(after.since(before, "nfs_latency_seconds "+operation)); got > want || got+after.lost-before.lost < want {
+			t.Errorf("%s: counted %d, did %d, and the kernel says that %d were lost", operation, got, want, after.lost-before.lost)
 		}
 	}
 	if stats.VFSFsyncs != did.Fsyncs {
