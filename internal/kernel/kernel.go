@@ -152,8 +152,10 @@ func (k *Kernel) report(s *configuredSource) {
 	switch {
 	case s.err != nil:
 		k.log.Error("source is not running", "name", s.config.Name, "err", s.err)
-	case s.loaded.attached() || s.loaded.waits():
+	case s.loaded.attached():
 		k.log.Info("source is running", "name", s.config.Name, "hooks", s.loaded.summary())
+	case s.loaded.waits():
+		k.log.Info("source waits for a module to be loaded", "name", s.config.Name)
 	default:
 		k.log.Error("source is not running", "name", s.config.Name, "hooks", s.loaded.summary())
 	}
@@ -164,7 +166,7 @@ func (s *loadedSource) summary() string {
 	var parts []string
 	for _, h := range s.status().Hooks {
 		text := h.Name + ": " + h.How
-		if h.Err != nil {
+		if h.How == Missing {
 			text += " (" + strings.ReplaceAll(h.Err.Error(), "\n", "; ") + ")"
 		}
 		parts = append(parts, text)

@@ -135,10 +135,10 @@ func machineOf(arch string) (machine, error) {
 			program: "qemu-system-x86_64", apt: "qemu-system-x86", console: "ttyS0", loader: "x86_64-linux-gnu",
 			options: []string{"-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max,cx16=off"},
 		}, nil
-	case "arm64": // pointer authentication is very slow under emulation
+	case "arm64": // pointer authentication is very slow under emulation, and code is patched here as well
 		return machine{
 			program: "qemu-system-aarch64", apt: "qemu-system-arm", console: "ttyAMA0", loader: "aarch64-linux-gnu",
-			options: []string{"-machine", "virt,accel=tcg", "-cpu", "max,pauth=off"},
+			options: []string{"-machine", "virt", "-accel", "tcg,thread=single", "-cpu", "max,pauth=off"},
 		}, nil
 	}
 	return machine{}, fmt.Errorf("choose machine: architecture %q (amd64 and arm64 are known)", arch)

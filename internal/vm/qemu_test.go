@@ -10,7 +10,7 @@ func TestArguments(t *testing.T) {
 	t.Parallel()
 	for arch, want := range map[string][]string{
 		"amd64": {"-machine q35 -accel tcg,thread=single -cpu max,cx16=off ", "console=ttyS0 ", "oops=panic", "-no-reboot", "-smp 2 -m 2048", "-kernel K -initrd I", "name=latpush.report"},
-		"arm64": {"-machine virt,accel=tcg -cpu max,pauth=off ", "console=ttyAMA0 ", "oops=panic", "-no-reboot", "-smp 2 -m 2048", "-kernel K -initrd I"},
+		"arm64": {"-machine virt -accel tcg,thread=single -cpu max,pauth=off ", "console=ttyAMA0 ", "oops=panic", "-no-reboot", "-smp 2 -m 2048", "-kernel K -initrd I"},
 	} {
 		m, err := machineOf(arch)
 		if err != nil {

@@ -74,8 +74,12 @@ func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
 			t.Fatal(err)
 		}
 	}
+	var args []string
+	if pattern := os.Getenv("LATPUSH_VM_RUN"); pattern != "" {
+		args = append(args, "-test.run="+pattern)
+	}
 	result, err := m.harness.Run(ctx, t, kernel, vm.GuestOptions{
-		TestBinary: binary, Provide: s.provide, Load: s.load, Timeout: 4 * time.Minute,
+		TestBinary: binary, Args: args, Provide: s.provide, Load: s.load, Timeout: 4 * time.Minute,
 		Environ: []string{"GODEBUG=asyncpreemptoff=1"}, // no signals that interrupt the system calls that are counted
 	})
 	if err != nil {

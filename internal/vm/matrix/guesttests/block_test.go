@@ -3,17 +3,17 @@
 package guesttests
 
 import (
-	"os"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/latpush/latpush/internal/vm/guest"
+	"github.com/latpush/latpush/internal/vm/guest/guesttest"
 )
 
 func TestNullBlock(t *testing.T) {
-	const times, size = 20, 4096
+	const times = 20
 	for _, tt := range []struct {
 		name    string
 		options guest.NullBlockOptions
@@ -25,27 +25,14 @@ func TestNullBlock(t *testing.T) {
 		{"in memory", guest.NullBlockOptions{MemoryBacked: true, SizeMiB: 16, BlockSize: 4096}, 5 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			device, err := guest.NullBlock(tt.options)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { succeed(t, device.Close) })
-			disk, err := unix.Open(device.Path, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
-			if err != nil {
-				t.Fatal(os.NewSyscallError("open", err))
-			}
-			t.Cleanup(func() { succeed(t, func() error { return unix.Close(disk) }) })
-			page, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { succeed(t, func() error { return unix.Munmap(page) }) })
+			device := guesttest.NullBlock(t, tt.options)
+			disk, page := guesttest.OpenDirect(t, device.Path), guesttest.Page(t)
 			before, err := guest.Diskstats(device.Name)
 			if err != nil {
 				t.Fatal(err)
 			}
 			read := fastest(t, times, func() error { _, err := unix.Pread(disk, page, 0); return err })
-			write := fastest(t, times, func() error { _, err := unix.Pwrite(disk, page, size); return err })
+			write := fastest(t, times, func() error { _, err := unix.Pwrite(disk, page, int64(len(page))); return err })
 			after, err := guest.Diskstats(device.Name)
 			if err != nil {
 				t.Fatal(err)

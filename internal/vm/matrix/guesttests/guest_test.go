@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/latpush/latpush/internal/vm/guest"
+	"github.com/latpush/latpush/internal/vm/guest/guesttest"
 	"github.com/latpush/latpush/internal/vm/kmod"
 )
 
@@ -28,11 +29,11 @@ func TestModule(t *testing.T) {
 	if value, err := os.ReadFile("/sys/module/loop/parameters/max_loop"); err != nil || strings.TrimSpace(string(value)) != "3" {
 		t.Errorf("parameter max_loop is %q, %v, want 3", value, err)
 	}
-	succeed(t, func() error { return guest.LoadModule("loop") }) // again
+	guesttest.Succeed(t, func() error { return guest.LoadModule("loop") }) // again
 	if err := guest.LoadModule("loop", "max_loop=4"); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("loading it with other parameters gives %v, want EEXIST", err)
 	}
-	succeed(t, func() error { return guest.UnloadModule("loop") })
+	guesttest.Succeed(t, func() error { return guest.UnloadModule("loop") })
 	if guest.ModuleLoaded("loop") {
 		t.Error("module loop is loaded after it was unloaded")
 	}
@@ -71,5 +72,5 @@ func TestKeep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	succeed(t, func() error { return guest.Keep("system/version.txt", version) })
+	guesttest.Succeed(t, func() error { return guest.Keep("system/version.txt", version) })
 }

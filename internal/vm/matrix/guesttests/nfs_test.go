@@ -7,15 +7,16 @@ import (
 	"time"
 
 	"github.com/latpush/latpush/internal/vm/guest"
+	"github.com/latpush/latpush/internal/vm/guest/guesttest"
 )
 
 // versions begins with 3: a machine that mounts nothing else never loads the module of version 4.
 func versions() []string { return []string{"3", "4.0", "4.1", "4.2"} }
 
 func TestNFSModules(t *testing.T) {
-	serve(t)
+	guesttest.ServeNFS(t)
 	for _, version := range versions() {
-		dir := mount(t, version)
+		dir := guesttest.MountNFS(t, version, "plain")
 		if guest.ModuleLoaded("nfsv4") != (version != "3") {
 			t.Errorf("after mounting version %s on %s, module nfsv4 is loaded: %v", version, dir, guest.ModuleLoaded("nfsv4"))
 		}
@@ -23,10 +24,10 @@ func TestNFSModules(t *testing.T) {
 }
 
 func TestNFSCounts(t *testing.T) {
-	serve(t)
+	guesttest.ServeNFS(t)
 	for _, version := range versions() {
 		t.Run(version, func(t *testing.T) {
-			dir := mount(t, version)
+			dir := guesttest.MountNFS(t, version, "plain")
 			t.Run("direct", func(t *testing.T) {
 				w := guest.Workload{Reads: 7, Splices: 2, Writes: 5, Opens: 11, Creates: 3, Getattrs: 13, Fsyncs: 4, Direct: true, Threads: 2}
 				checkCounts(t, version, dir, w, false)
@@ -45,9 +46,9 @@ func TestNFSCounts(t *testing.T) {
 // checkCounts compares what a workload did with what the kernel's NFS client counted, at its upper side (events, bytes) and at its lower side (RPCs).
 func checkCounts(t *testing.T, version, dir string, w guest.Workload, uncached bool) {
 	t.Helper()
-	runner := prepare(t, w, dir)
+	runner := guesttest.Prepare(t, w, dir)
 	if uncached {
-		succeed(t, guest.DropCaches)
+		guesttest.Succeed(t, guest.DropCaches)
 	}
 	before, err := guest.Mountstats(dir)
 	if err != nil {
@@ -98,10 +99,10 @@ func checkCounts(t *testing.T, version, dir string, w guest.Workload, uncached b
 
 func TestNFSDelay(t *testing.T) {
 	const oneWay = 50 * time.Millisecond
-	serve(t)
+	guesttest.ServeNFS(t)
 	for _, version := range versions() {
 		t.Run(version, func(t *testing.T) {
-			dir := mount(t, version)
+			dir := guesttest.MountNFS(t, version, "plain")
 			for _, operation := range []struct {
 				name     string
 				workload guest.Workload
@@ -111,11 +112,11 @@ func TestNFSDelay(t *testing.T) {
 				{"write", guest.Workload{Writes: 1, Direct: true}},
 				{"write and fsync", guest.Workload{Writes: 1, Fsyncs: 1}},
 			} {
-				runner := prepare(t, operation.workload, dir)
+				runner := guesttest.Prepare(t, operation.workload, dir)
 				run := func() error { _, err := runner.Run(); return err }
-				succeed(t, func() error { return guest.AddDelay("lo", oneWay) })
+				guesttest.Succeed(t, func() error { return guest.AddDelay("lo", oneWay) })
 				slow := fastest(t, 5, run)
-				succeed(t, func() error { return guest.RemoveDelay("lo") })
+				guesttest.Succeed(t, func() error { return guest.RemoveDelay("lo") })
 				quick := fastest(t, 20, run)
 				within(t, operation.name+" with delay", slow, 2*oneWay, 4*oneWay)
 				within(t, operation.name+" without", quick, 0, 2*oneWay)

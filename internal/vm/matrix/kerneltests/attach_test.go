@@ -8,6 +8,7 @@ import (
 
 	"github.com/latpush/latpush/internal/kernel"
 	"github.com/latpush/latpush/internal/vm/guest"
+	"github.com/latpush/latpush/internal/vm/guest/guesttest"
 )
 
 // This is the first test of the package, because it needs a machine that has not mounted anything yet: the agent runs before the NFS modules are loaded, and counts from the first operation of the first mount.
@@ -19,7 +20,7 @@ func TestNFSAttachesLate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { succeed(t, k.Close) })
+	t.Cleanup(func() { guesttest.Succeed(t, k.Close) })
 	for _, h := range k.Sources()[0].Hooks {
 		if h.How != kernel.Waiting {
 			t.Errorf("hook %s is %s: %v", h.Name, h.How, h.Err)
@@ -28,9 +29,9 @@ func TestNFSAttachesLate(t *testing.T) {
 	if len(read(t, k).samples) != 0 {
 		t.Error("there are histograms before there is anything to count")
 	}
-	serve(t)
+	guesttest.ServeNFS(t)
 	start := time.Now()
-	dir := mount(t, "4.2")
+	dir := guesttest.MountNFS(t, "4.2", "plain")
 	t.Logf("mounted after %v", time.Since(start))
 	for time.Since(start) < 10*time.Second && len(notAttached(k)) > 0 {
 		time.Sleep(10 * time.Millisecond)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/latpush/latpush/internal/kernel"
 	"github.com/latpush/latpush/internal/vm/guest"
+	"github.com/latpush/latpush/internal/vm/guest/guesttest"
 )
 
 // Requests to a device of known latency are counted as /proc/diskstats counts them, each in the right bucket.
@@ -20,22 +21,22 @@ func TestBlockLatency(t *testing.T) {
 	const times, completion = 25, 10 * time.Millisecond
 	for _, how := range []string{kernel.TpBTF, kernel.RawTracepoint} {
 		t.Run(how, func(t *testing.T) {
-			device := nullBlock(t, guest.NullBlockOptions{Completion: completion})
+			device := guesttest.NullBlock(t, guest.NullBlockOptions{Completion: completion})
 			k := open(t, how, kernel.SourceConfig{Name: "block"})
-			disk := openDirect(t, device.Path)
+			disk := guesttest.OpenDirect(t, device.Path)
 			before, statsBefore := read(t, k), diskstats(t, device.Name)
 			took := map[string]time.Duration{}
 			for operation, do := range map[string]func([]byte) (int, error){
 				"read":  func(page []byte) (int, error) { return unix.Pread(disk, page, 0) },
 				"write": func(page []byte) (int, error) { return unix.Pwrite(disk, page, 0) },
 			} {
-				start := monotonic(t)
+				start := guesttest.Monotonic(t)
 				for range times {
-					if _, err := do(page(t)); err != nil {
+					if _, err := do(guesttest.Page(t)); err != nil {
 						t.Fatal(err)
 					}
 				}
-				took[operation] = monotonic(t) - start
+				took[operation] = guesttest.Monotonic(t) - start
 			}
 			after, stats := read(t, k), diskstats(t, device.Name)
 			for operation, wanted := range map[string]uint64{"read": stats[0] - statsBefore[0], "write": stats[1] - statsBefore[1]} {
@@ -59,7 +60,7 @@ func TestBlockLatency(t *testing.T) {
 // Requests that wait in the scheduler because the device takes one at a time: the wait is in the queue's histogram, not in the device's.
 func TestBlockQueue(t *testing.T) {
 	const threads, completion = 6, 10 * time.Millisecond
-	device := nullBlock(t, guest.NullBlockOptions{Completion: completion, Depth: 1})
+	device := guesttest.NullBlock(t, guest.NullBlockOptions{Completion: completion, Depth: 1})
 	scheduler := "/sys/block/" + device.Name + "/queue/scheduler"
 	_ = guest.LoadModule("mq-deadline") // built in on some kernels
 	if err := os.WriteFile(scheduler, []byte("mq-deadline"), 0); err != nil {
@@ -73,8 +74,8 @@ func TestBlockQueue(t *testing.T) {
 	before := read(t, k)
 	var all sync.WaitGroup
 	for i := range threads {
-		disk := openDirect(t, device.Path)
-		buffer := page(t)
+		disk := guesttest.OpenDirect(t, device.Path)
+		buffer := guesttest.Page(t)
 		all.Go(func() {
 			if _, err := unix.Pread(disk, buffer, int64(i)*1<<20); err != nil {
 				t.Error(err)
@@ -104,12 +105,12 @@ func TestBlockQueue(t *testing.T) {
 // A flush is an operation of its own.
 func TestBlockFlush(t *testing.T) {
 	const times = 5
-	device := nullBlock(t, guest.NullBlockOptions{MemoryBacked: true, SizeMiB: 16, CacheMiB: 1, BlockSize: 4096})
+	device := guesttest.NullBlock(t, guest.NullBlockOptions{MemoryBacked: true, SizeMiB: 16, CacheMiB: 1, BlockSize: 4096})
 	k := open(t, "", kernel.SourceConfig{Name: "block"})
-	disk := openDirect(t, device.Path)
+	disk := guesttest.OpenDirect(t, device.Path)
 	before := read(t, k)
 	for range times {
-		if _, err := unix.Pwrite(disk, page(t), 0); err != nil {
+		if _, err := unix.Pwrite(disk, guesttest.Page(t), 0); err != nil {
 			t.Fatal(err)
 		}
 		if err := unix.Fdatasync(disk); err != nil {
@@ -122,37 +123,6 @@ func TestBlockFlush(t *testing.T) {
 			t.Errorf("counted %d of operation %s, want %d", n, operation, times)
 		}
 	}
-}
-
-func nullBlock(t *testing.T, o guest.NullBlockOptions) *guest.NullBlockDevice {
-	t.Helper()
-	device, err := guest.NullBlock(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { succeed(t, device.Close) })
-	return device
-}
-
-func openDirect(t *testing.T, path string) int {
-	t.Helper()
-	disk, err := unix.Open(path, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(os.NewSyscallError("open", err))
-	}
-	t.Cleanup(func() { succeed(t, func() error { return unix.Close(disk) }) })
-	return disk
-}
-
-// page returns memory that O_DIRECT takes.
-func page(t *testing.T) []byte {
-	t.Helper()
-	memory, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { succeed(t, func() error { return unix.Munmap(memory) }) })
-	return memory
 }
 
 // diskstats returns the reads and writes that the kernel counted.

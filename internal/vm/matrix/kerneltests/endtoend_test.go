@@ -20,21 +20,22 @@ import (
 	"github.com/latpush/latpush/internal/latency"
 	"github.com/latpush/latpush/internal/receiver"
 	"github.com/latpush/latpush/internal/vm/guest"
+	"github.com/latpush/latpush/internal/vm/guest/guesttest"
 )
 
 // The seed of it all: what was done on an NFS mount is what PromQL answers at a receiver, with the last operations before the stop among it.
 func TestNFSEndToEnd(t *testing.T) {
-	serve(t)
-	dir := mount(t, "4.2")
+	guesttest.ServeNFS(t)
+	dir := guesttest.MountNFS(t, "4.2", "plain")
 	r, err := receiver.Start(t.Context(), receiver.Options{Listen: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { succeed(t, r.Close) })
+	t.Cleanup(func() { guesttest.Succeed(t, r.Close) })
 	stop := runAgent(t, r.URL())
 	expect(t, r, `latpush_hook_attached{source="nfs",hook="nfs_file_read"}`, 1)
 
-	runner := prepare(t, guest.Workload{Reads: 21, Splices: 2, Writes: 13, Opens: 8, Creates: 3, Getattrs: 34, Fsyncs: 5, Direct: true}, dir)
+	runner := guesttest.Prepare(t, guest.Workload{Reads: 21, Splices: 2, Writes: 13, Opens: 8, Creates: 3, Getattrs: 34, Fsyncs: 5, Direct: true}, dir)
 	expect(t, r, `sum(nfs_latency_seconds_count{operation="fsync"}) >= bool 1`, 1) // what preparing did
 	time.Sleep(3 * time.Second)                                                    // and all of it
 	before := map[string]float64{}

@@ -4,25 +4,16 @@ package kerneltests
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/latpush/latpush/internal/kernel"
-	"github.com/latpush/latpush/internal/vm/guest"
+	"github.com/latpush/latpush/internal/vm/guest/guesttest"
 )
 
-func TestMain(m *testing.M) {
-	if guest.Kernel() == "" {
-		fmt.Fprintln(os.Stderr, "these tests mount file systems and slow down lo: run them in a guest only (go test ./internal/vm/matrix)")
-		os.Exit(2)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { guesttest.Main(m) }
 
 // open runs sources, with hooks attached in one way if how is not empty, and demands that every hook is attached or not needed.
 func open(t *testing.T, how string, configs ...kernel.SourceConfig) *kernel.Kernel {
@@ -35,7 +26,7 @@ func open(t *testing.T, how string, configs ...kernel.SourceConfig) *kernel.Kern
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { succeed(t, k.Close) })
+	t.Cleanup(func() { guesttest.Succeed(t, k.Close) })
 	if missing := notAttached(k); len(missing) > 0 {
 		t.Fatal(strings.Join(missing, "\n"))
 	}
@@ -125,20 +116,4 @@ func between(s kernel.Sample, low, high time.Duration) uint64 {
 		}
 	}
 	return n
-}
-
-func succeed(t *testing.T, f func() error) {
-	t.Helper()
-	if err := f(); err != nil {
-		t.Error(err)
-	}
-}
-
-func monotonic(t *testing.T) time.Duration {
-	t.Helper()
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(now.Nano())
 }

@@ -10,12 +10,13 @@ import (
 
 	"github.com/latpush/latpush/internal/kernel"
 	"github.com/latpush/latpush/internal/vm/guest"
+	"github.com/latpush/latpush/internal/vm/guest/guesttest"
 )
 
 // Whatever the version of the protocol and the way of attaching, exactly what was done is counted.
 func TestNFSCounts(t *testing.T) {
-	serve(t)
-	mount(t, "4.2") // loads both modules, whatever comes first below
+	guesttest.ServeNFS(t)
+	guesttest.MountNFS(t, "4.2", "plain") // loads both modules, whatever comes first below
 	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
 		t.Run(how, func(t *testing.T) {
 			if how == kernel.Fentry {
@@ -24,7 +25,7 @@ func TestNFSCounts(t *testing.T) {
 			k := open(t, how, kernel.SourceConfig{Name: "nfs"})
 			for _, version := range []string{"3", "4.0", "4.1", "4.2"} {
 				t.Run(version, func(t *testing.T) {
-					dir := mountAt(t, version, how)
+					dir := guesttest.MountNFS(t, version, how)
 					for name, w := range map[string]guest.Workload{
 						"direct":   {Reads: 17, Splices: 2, Writes: 15, Opens: 11, Creates: 3, Getattrs: 13, Fsyncs: 4, Direct: true, Threads: 4},
 						"buffered": {Reads: 30, Splices: 4, Writes: 60, Opens: 2, Creates: 5, Getattrs: 1, Fsyncs: 2},
@@ -54,9 +55,9 @@ func needModuleBTF(t *testing.T) {
 // checkNFSCounts demands as many events of each operation as a workload does, and what the kernel's own statistics say where they tell the same.
 func checkNFSCounts(t *testing.T, k *kernel.Kernel, dir string, w guest.Workload, uncached bool) {
 	t.Helper()
-	runner := prepare(t, w, dir)
+	runner := guesttest.Prepare(t, w, dir)
 	if uncached {
-		succeed(t, guest.DropCaches)
+		guesttest.Succeed(t, guest.DropCaches)
 	}
 	statsBefore, err := guest.Mountstats(dir)
 	if err != nil {
@@ -92,11 +93,11 @@ func checkNFSCounts(t *testing.T, k *kernel.Kernel, dir string, w guest.Workload
 // A known delay of the network is in the right bucket and in the sum.
 func TestNFSDelay(t *testing.T) {
 	const oneWay, times = 50 * time.Millisecond, 6
-	serve(t)
+	guesttest.ServeNFS(t)
 	k := open(t, "", nfsOn(t)...)
 	for _, version := range []string{"3", "4.2"} {
 		t.Run(version, func(t *testing.T) {
-			dir := mount(t, version)
+			dir := guesttest.MountNFS(t, version, "plain")
 			for operation, w := range map[string]guest.Workload{
 				"read":    {Reads: times, Direct: true},
 				"write":   {Writes: times, Direct: true},
@@ -106,14 +107,14 @@ func TestNFSDelay(t *testing.T) {
 				if operation == "open" && version == "3" {
 					continue // the server is asked while the name is looked up: nothing is left for the open itself
 				}
-				runner := prepare(t, w, dir)
-				succeed(t, guest.DropCaches)
+				runner := guesttest.Prepare(t, w, dir)
+				guesttest.Succeed(t, guest.DropCaches)
 				before := read(t, k)
-				succeed(t, func() error { return guest.AddDelay("lo", oneWay) })
-				start := monotonic(t)
+				guesttest.Succeed(t, func() error { return guest.AddDelay("lo", oneWay) })
+				start := guesttest.Monotonic(t)
 				_, err := runner.Run()
-				took := monotonic(t) - start
-				succeed(t, func() error { return guest.RemoveDelay("lo") })
+				took := guesttest.Monotonic(t) - start
+				guesttest.Succeed(t, func() error { return guest.RemoveDelay("lo") })
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -128,7 +129,7 @@ func TestNFSDelay(t *testing.T) {
 func nfsOn(t *testing.T) []kernel.SourceConfig {
 	t.Helper()
 	for _, name := range []string{"nfs", "nfsv3", "nfsv4"} {
-		succeed(t, func() error { return guest.LoadModule(name) })
+		guesttest.Succeed(t, func() error { return guest.LoadModule(name) })
 	}
 	return []kernel.SourceConfig{{Name: "nfs"}}
 }
@@ -152,38 +153,4 @@ func checkDelayed(t *testing.T, operation string, got kernel.Sample, times uint6
 	if operation != "open" && sum < took*95/100 {
 		t.Errorf("%s: the sum is %v, more than 5 %% below the %v that the caller waited", operation, sum, took)
 	}
-}
-
-func serve(t *testing.T) {
-	t.Helper()
-	server, err := guest.ServeNFS(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { succeed(t, server.Close) })
-}
-
-func mount(t *testing.T, version string) string {
-	t.Helper()
-	return mountAt(t, version, "plain")
-}
-
-func mountAt(t *testing.T, version, name string) string {
-	t.Helper()
-	dir := "/mnt/" + version + "-" + name
-	if err := guest.MountNFS(version, dir); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { succeed(t, func() error { return guest.Unmount(dir) }) })
-	return dir
-}
-
-func prepare(t *testing.T, w guest.Workload, dir string) *guest.Runner {
-	t.Helper()
-	runner, err := w.Prepare(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { succeed(t, runner.Close) })
-	return runner
 }

@@ -48,12 +48,13 @@ func TestRunqueueAgreesWithSchedstat(t *testing.T) {
 			arrivals, waited := schedstat(t)
 			load(2 * time.Second)
 			arrivalsAfter, waitedAfter := schedstat(t)
-			got := read(t, k).since(before, "run_queue_latency_seconds ")
+			after := read(t, k)
+			got := after.since(before, "run_queue_latency_seconds ")
 			want, wantSum := arrivalsAfter-arrivals, waitedAfter-waited
 			sum := time.Duration(got.SumNanoseconds)
 			t.Logf("counted %d waits of %v, the scheduler %d of %v", events(got), sum, want, wantSum)
 			if want < 500 || differ(events(got), want) > want/50+30 {
-				t.Errorf("counted %d waits, the scheduler %d", events(got), want)
+				t.Errorf("counted %d waits, the scheduler %d; the kernel says that %d events were lost", events(got), want, after.lost-before.lost)
 			}
 			// Its clock stands still between a wake-up and the switch that it causes, and a task whose dequeue is put off (6.12) counts as waiting
 			// all that time: the sum is only bounded here, and compared with known waits in package kernel.

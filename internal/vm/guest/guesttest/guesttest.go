@@ -1,0 +1,108 @@
+//go:build guest
+
+// Package guesttest holds what the test packages of the guests share: the machine's services for as long as a test runs. Whatever cannot be had
+// fails the test, and what a test leaves behind is cleared away after it.
+package guesttest
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/latpush/latpush/internal/vm/guest"
+)
+
+// Main runs the tests, on a guest only.
+func Main(m *testing.M) {
+	if guest.Kernel() == "" {
+		fmt.Fprintln(os.Stderr, "these tests mount file systems and slow down lo: run them in a guest only (go test ./internal/vm/matrix)")
+		os.Exit(2)
+	}
+	os.Exit(m.Run())
+}
+
+// Succeed demands that f gives no error.
+func Succeed(t *testing.T, f func() error) {
+	t.Helper()
+	if err := f(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Monotonic returns CLOCK_MONOTONIC.
+func Monotonic(t *testing.T) time.Duration {
+	t.Helper()
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(now.Nano())
+}
+
+// ServeNFS runs the NFS server for as long as the test.
+func ServeNFS(t *testing.T) {
+	t.Helper()
+	server, err := guest.ServeNFS(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Succeed(t, server.Close) })
+}
+
+// MountNFS mounts the server's export for as long as the test, in a folder that is named after the version and name.
+func MountNFS(t *testing.T, version, name string) (folder string) {
+	t.Helper()
+	folder = "/mnt/" + version + "-" + name
+	if err := guest.MountNFS(version, folder); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Succeed(t, func() error { return guest.Unmount(folder) }) })
+	return folder
+}
+
+// Prepare makes a workload's files for as long as the test.
+func Prepare(t *testing.T, w guest.Workload, folder string) *guest.Runner {
+	t.Helper()
+	runner, err := w.Prepare(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Succeed(t, runner.Close) })
+	return runner
+}
+
+// NullBlock makes a block device of known latency for as long as the test.
+func NullBlock(t *testing.T, o guest.NullBlockOptions) *guest.NullBlockDevice {
+	t.Helper()
+	device, err := guest.NullBlock(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Succeed(t, device.Close) })
+	return device
+}
+
+// OpenDirect opens a device with O_DIRECT for as long as the test.
+func OpenDirect(t *testing.T, path string) (descriptor int) {
+	t.Helper()
+	descriptor, err := unix.Open(path, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(os.NewSyscallError("open", err))
+	}
+	t.Cleanup(func() { Succeed(t, func() error { return unix.Close(descriptor) }) })
+	return descriptor
+}
+
+// Page returns memory that O_DIRECT takes, for as long as the test.
+func Page(t *testing.T) []byte {
+	t.Helper()
+	memory, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Succeed(t, func() error { return unix.Munmap(memory) }) })
+	return memory
+}
