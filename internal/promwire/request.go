@@ -34,6 +34,7 @@ type packer struct {
 	series         int
 	oldest, newest int64         // Unix milliseconds
 	sample         prompb.Sample // being marshalled, here so that it is not allocated
+	sampled        []byte        // the samples of one line, marshalled
 
 	block    []byte    // compression's scratch: its worst case is seven times a usual body, so bodies are copied out of it
 	bodies   [][]byte  // reused from call to call, one for each request
