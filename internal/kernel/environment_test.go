@@ -23,6 +23,11 @@ func TestMain(m *testing.M) {
 			fmt.Println("locked memory stays limited:", err)
 		}
 		os.Exit(m.Run())
+	case "spinner":
+		if err := spinner(); err != nil {
+			fmt.Println(err)
+		}
+		os.Exit(1) // it ends by itself
 	case "no BTF":
 		if err := hideBTF(); err != nil {
 			fmt.Println("cannot hide type information:", err)

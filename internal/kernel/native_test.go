@@ -4,13 +4,13 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 	"unsafe"
@@ -327,45 +327,57 @@ func TestRunqueueWaitIsMeasured(t *testing.T) {
 // spinTime is how long a spinner keeps its CPU.
 const spinTime = 150 * time.Millisecond
 
-// startSpinner starts a process that waits, and then keeps the last CPU busy for a while when the returned function is called. The process is
-// a bare fork without Go's scheduler, which would take the CPU from it.
+// startSpinner starts a process that waits, and then keeps the last CPU busy for a while when the returned function is called.
 func startSpinner(t *testing.T) (spin func()) {
 	t.Helper()
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+	command := exec.Command("/proc/self/exe")
+	command.Env = append(os.Environ(), childEnvironment+"=spinner", "GODEBUG=asyncpreemptoff=1")
+	stdin, err := command.StdinPipe()
+	if err != nil {
 		t.Fatal(err)
 	}
-	pid, errno := forkSpinner(uintptr(pipe[0]), int64(spinTime))
-	if errno != 0 {
-		t.Fatal("fork:", errno)
+	stdout, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_, _ = unix.Wait4(int(pid), nil, 0, nil)
-		_ = unix.Close(pipe[0])
-		_ = unix.Close(pipe[1])
+		if err := command.Wait(); err != nil {
+			t.Error("spinner:", err)
+		}
 	})
-	if err := urgent(int(pid), 20); err != nil {
-		t.Fatal(err)
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("spinner said %q, %v", line, err)
 	}
 	return func() {
-		if _, err := unix.Write(pipe[1], []byte("x")); err != nil {
+		if _, err := stdin.Write([]byte("x")); err != nil {
 			t.Error(err)
 		}
 	}
 }
 
-// forkSpinner returns in the parent alone. The child makes nothing but raw system calls: it reads a byte, spins, and exits.
+// spinner is the child's part.
+func spinner() error {
+	runtime.LockOSThread()
+	if err := urgent(0, 20); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	spinAndExit(int64(spinTime))
+	return nil
+}
+
+// spinAndExit reads a byte from standard input, spins, and ends the process. It makes raw system calls alone, so that Go's scheduler, which would
+// take the CPU from it, has no chance to.
 //
 //go:norace
 //go:nosplit
-func forkSpinner(pipe uintptr, nanoseconds int64) (pid uintptr, errno syscall.Errno) {
-	pid, _, errno = unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
-	if pid != 0 || errno != 0 {
-		return pid, errno
-	}
+func spinAndExit(nanoseconds int64) {
 	var buffer [1]byte
 	var start, now unix.Timespec
-	unix.RawSyscall(unix.SYS_READ, pipe, uintptr(unsafe.Pointer(&buffer)), 1)
+	unix.RawSyscall(unix.SYS_READ, 0, uintptr(unsafe.Pointer(&buffer)), 1)
 	unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&start)), 0)
 	for {
 		unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&now)), 0)
