@@ -121,7 +121,7 @@ func (s *loadedSource) load(names []string) (map[string]*ebpf.Program, error) {
 	return programs, nil
 }
 
-// trimVerifierLog makes a refusal by the verifier one line: its cause. The whole log is for developers, who get it from the tests.
+// trimVerifierLog makes a refusal by the verifier one line: its cause and the last thing that the verifier said.
 func trimVerifierLog(err error) error {
 	var refused *ebpf.VerifierError
 	if !errors.As(err, &refused) || len(refused.Log) == 0 {
