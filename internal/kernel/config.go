@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -22,8 +23,11 @@ const defaultMaxLabelSets = 256
 type SourceConfig struct {
 	// Name is one of Names.
 	Name string `yaml:"name"`
-	// Buckets are the bucket bounds of the source's histograms. The default is 27 powers of two from 1 us to 67.108864 s.
+	// Buckets are the bucket bounds of the source's histograms. The default is 27 powers of two from 1 us to 67.108864 s; with exponential
+	// histograms it is schema 3 from 1 us to 64 s.
 	Buckets *BucketsConfig `yaml:"buckets,omitempty"`
+	// Histogram is how the source's histograms are sent. The default is the configuration's own `histogram`.
+	Histogram Histogram `yaml:"histogram,omitempty"`
 	// MaxLabelSets bounds the label sets of a source whose labels are not a fixed list (block). Events of further label sets are
 	// counted under the label value "other". The default is 256.
 	MaxLabelSets int `yaml:"max_label_sets,omitempty"`
@@ -31,11 +35,39 @@ type SourceConfig struct {
 	Allow []string `yaml:"allow,omitempty"`
 }
 
-// BucketsConfig describes bucket bounds in exactly one of three ways.
+// Histogram is a form of Prometheus's histograms. All three are made of the same counts; only the exponential one wants bounds of its own.
+type Histogram string
+
+// The forms of histograms.
+const (
+	Classic     Histogram = "classic"     // a series for each bound, with the label le
+	Custom      Histogram = "custom"      // one native histogram with the configured bounds
+	Exponential Histogram = "exponential" // one native histogram of a standard schema
+)
+
+// Validate returns an error without a key.
+func (h Histogram) Validate() error {
+	switch h {
+	case "", Classic, Custom, Exponential:
+		return nil
+	}
+	return fmt.Errorf("unknown form %q (one of %s, %s and %s)", string(h), Classic, Custom, Exponential)
+}
+
+// BucketsConfig describes bucket bounds in exactly one of four ways.
 type BucketsConfig struct {
-	Exp2   *Exp2Config   `yaml:"exp2,omitempty"`
-	Linear *LinearConfig `yaml:"linear,omitempty"`
-	Bounds []Duration    `yaml:"bounds,omitempty"`
+	Exp2        *Exp2Config        `yaml:"exp2,omitempty"`
+	Linear      *LinearConfig      `yaml:"linear,omitempty"`
+	Exponential *ExponentialConfig `yaml:"exponential,omitempty"`
+	Bounds      []Duration         `yaml:"bounds,omitempty"`
+}
+
+// ExponentialConfig describes the bounds of a standard native histogram: 2^Schema of them to each power of two seconds, from the last one that is at most Min
+// to the first one that is at least Max.
+type ExponentialConfig struct {
+	Schema int      `yaml:"schema"`
+	Min    Duration `yaml:"min"`
+	Max    Duration `yaml:"max"`
 }
 
 // Exp2Config describes Count bounds of which the first is Min and each further one is twice the one before.
@@ -103,6 +135,13 @@ func (c *SourceConfig) Validate() error {
 	if c.Buckets != nil {
 		errs = append(errs, c.Buckets.validate())
 	}
+	if err := c.Histogram.Validate(); err != nil {
+		errs = append(errs, &KeyError{Key: "histogram", Err: err})
+	}
+	if c.Histogram == Exponential && c.Buckets != nil && c.Buckets.Exponential == nil {
+		errs = append(errs, keyErrorf("buckets", "exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 1us, max: 64s}}, "+
+			"or leave the key out)"))
+	}
 	switch {
 	case c.MaxLabelSets != 0 && !s.openLabels:
 		errs = append(errs, keyErrorf("max_label_sets", "source %s has a fixed list of label sets and takes no bound (remove the key)", c.Name))
@@ -121,10 +160,21 @@ func (c *SourceConfig) Validate() error {
 
 // bounds returns the configured bucket bounds in nanoseconds.
 func (c *SourceConfig) bounds() []uint64 {
-	if c.Buckets == nil {
-		return (&BucketsConfig{Exp2: &Exp2Config{Min: Duration(time.Microsecond), Count: 27}}).Nanoseconds()
+	switch {
+	case c.Buckets != nil:
+		return c.Buckets.Nanoseconds()
+	case c.Histogram == Exponential:
+		return exponentialBounds(MaxSchema, uint64(time.Microsecond), uint64(64*time.Second))
 	}
-	return c.Buckets.Nanoseconds()
+	return (&BucketsConfig{Exp2: &Exp2Config{Min: Duration(time.Microsecond), Count: 27}}).Nanoseconds()
+}
+
+// countsAs tells whether the kernel counts the same for both: how histograms are sent is nothing to the programs.
+func (c *SourceConfig) countsAs(other *SourceConfig) bool {
+	a, b := *c, *other
+	a.Histogram, b.Histogram = "", ""
+	a.Buckets, b.Buckets = nil, nil
+	return reflect.DeepEqual(a, b) && slices.Equal(c.bounds(), other.bounds())
 }
 
 // Nanoseconds returns the bucket bounds of a valid description in ascending order.
@@ -142,6 +192,8 @@ func (b *BucketsConfig) Nanoseconds() []uint64 {
 			bounds[i] = uint64(b.Linear.Start) + uint64(i)*uint64(b.Linear.Width)
 		}
 		return bounds
+	case b.Exponential != nil:
+		return exponentialBounds(int32(b.Exponential.Schema), uint64(b.Exponential.Min), uint64(b.Exponential.Max))
 	}
 	bounds := make([]uint64, len(b.Bounds))
 	for i, bound := range b.Bounds {
@@ -152,19 +204,21 @@ func (b *BucketsConfig) Nanoseconds() []uint64 {
 
 func (b *BucketsConfig) validate() error {
 	ways := 0
-	for _, given := range []bool{b.Exp2 != nil, b.Linear != nil, b.Bounds != nil} {
+	for _, given := range []bool{b.Exp2 != nil, b.Linear != nil, b.Exponential != nil, b.Bounds != nil} {
 		if given {
 			ways++
 		}
 	}
 	if ways != 1 {
-		return keyErrorf("buckets", "exactly one of exp2, linear and bounds is needed, not %d", ways)
+		return keyErrorf("buckets", "exactly one of exp2, linear, exponential and bounds is needed, not %d", ways)
 	}
 	switch {
 	case b.Exp2 != nil:
 		return b.Exp2.validate()
 	case b.Linear != nil:
 		return b.Linear.validate()
+	case b.Exponential != nil:
+		return b.Exponential.validate()
 	}
 	return validateBounds(b.Bounds)
 }
@@ -194,6 +248,23 @@ func (l *LinearConfig) validate() error {
 	}
 	if int64(l.Width) > (math.MaxInt64-int64(l.Start))/int64(l.Count) {
 		return keyErrorf("buckets.linear.width", "%d times %v passes the largest duration, 292 years", l.Count, time.Duration(l.Width))
+	}
+	return nil
+}
+
+// minExponential is the smallest bound at which no two of the finest schema are the same in whole nanoseconds.
+const minExponential = Duration(16 * time.Nanosecond)
+
+// validate bounds no count: from minExponential to the largest duration, the finest schema has 473 bounds.
+func (e *ExponentialConfig) validate() error {
+	const key = "buckets.exponential"
+	switch {
+	case e.Schema < 0 || e.Schema > MaxSchema:
+		return keyErrorf(key+".schema", "%d is not between 0 and %d (2^schema buckets to each power of two)", e.Schema, MaxSchema)
+	case e.Min < minExponential:
+		return keyErrorf(key+".min", "%v is below %v", time.Duration(e.Min), time.Duration(minExponential))
+	case e.Max <= e.Min:
+		return keyErrorf(key+".max", "%v is not above min, %v", time.Duration(e.Max), time.Duration(e.Min))
 	}
 	return nil
 }

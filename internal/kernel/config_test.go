@@ -11,12 +11,15 @@ import (
 
 func TestConfigBounds(t *testing.T) {
 	for text, want := range map[string][]uint64{
-		"{exp2: {min: 1us, count: 3}}":                     {1000, 2000, 4000},
-		"{linear: {start: 1ms, width: 500us, count: 3}}":   {1_000_000, 1_500_000, 2_000_000},
-		"{bounds: [250ns, 1.5ms, 1m]}":                     {250, 1_500_000, 60_000_000_000},
-		"{exp2: {min: 1ns, count: 63}}":                    nil,
-		"{linear: {start: 1ns, width: 1ns, count: 512}}":   nil,
-		"{linear: {start: 24h, width: 2400h, count: 512}}": nil,
+		"{exp2: {min: 1us, count: 3}}":                         {1000, 2000, 4000},
+		"{linear: {start: 1ms, width: 500us, count: 3}}":       {1_000_000, 1_500_000, 2_000_000},
+		"{bounds: [250ns, 1.5ms, 1m]}":                         {250, 1_500_000, 60_000_000_000},
+		"{exponential: {schema: 0, min: 1s, max: 8s}}":         {1_000_000_000, 2_000_000_000, 4_000_000_000, 8_000_000_000},
+		"{exponential: {schema: 1, min: 2us, max: 3us}}":       {1907, 2697, 3814},
+		"{exponential: {schema: 3, min: 16ns, max: 2562047h}}": nil,
+		"{exp2: {min: 1ns, count: 63}}":                        nil,
+		"{linear: {start: 1ns, width: 1ns, count: 512}}":       nil,
+		"{linear: {start: 24h, width: 2400h, count: 512}}":     nil,
 	} {
 		config := SourceConfig{Name: "softirq"}
 		if err := yaml.Unmarshal([]byte(text), &config.Buckets); err != nil {
@@ -26,12 +29,19 @@ func TestConfigBounds(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 		got := config.bounds()
+		if len(got) > MaxBounds {
+			t.Errorf("%s: %d bounds", text, len(got))
+		}
 		if want != nil && !slices.Equal(got, want) {
 			t.Errorf("%s: bounds %d, want %d", text, got, want)
 		}
 		if !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) {
 			t.Errorf("%s: bounds %d do not ascend", text, got)
 		}
+	}
+	native := (&SourceConfig{Name: "nfs", Histogram: Exponential}).bounds()
+	if len(native) != 1+26*8 || native[0] != 953 || native[208] != 64_000_000_000 {
+		t.Errorf("default bounds of exponential histograms are %d", native)
 	}
 	standard := (&SourceConfig{Name: "nfs"}).bounds()
 	if len(standard) != 27 || standard[0] != 1000 || standard[26] != 67_108_864_000 {
@@ -47,11 +57,22 @@ func TestConfigErrors(t *testing.T) {
 	for i := range many {
 		many[i] = Duration(i + 1)
 	}
+	exponential := func(schema int, low, high time.Duration) *BucketsConfig {
+		return &BucketsConfig{Exponential: &ExponentialConfig{Schema: schema, Min: Duration(low), Max: Duration(high)}}
+	}
 	for _, test := range []struct {
 		config SourceConfig
 		key    string
 		text   string
 	}{
+		{SourceConfig{Name: "nfs", Histogram: "native"}, "histogram", `unknown form "native" (one of classic, custom and exponential)`},
+		{
+			SourceConfig{Name: "nfs", Histogram: Exponential, Buckets: count(3)}, "buckets",
+			"exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 1us, max: 64s}}, or leave the key out)",
+		},
+		{SourceConfig{Name: "nfs", Buckets: exponential(4, 1000, 2000)}, "buckets.exponential.schema", "4 is not between 0 and 3 (2^schema buckets to each power of two)"},
+		{SourceConfig{Name: "nfs", Buckets: exponential(0, 15, 2000)}, "buckets.exponential.min", "15ns is below 16ns"},
+		{SourceConfig{Name: "nfs", Buckets: exponential(0, 1000, 1000)}, "buckets.exponential.max", "1µs is not above min, 1µs"},
 		{SourceConfig{}, "name", "a source needs a name (one of block, nfs, runqueue, softirq, syscalls)"},
 		{SourceConfig{Name: "nsf"}, "name", `unknown source "nsf" (known are block, nfs, runqueue, softirq, syscalls)`},
 		{SourceConfig{Name: "nfs", MaxLabelSets: 5}, "max_label_sets", "source nfs has a fixed list of label sets and takes no bound (remove the key)"},
@@ -60,8 +81,8 @@ func TestConfigErrors(t *testing.T) {
 		{SourceConfig{Name: "syscalls", Allow: []string{}}, "allow", "the list is empty (remove the key for the default list, or the source to time no system call)"},
 		{SourceConfig{Name: "syscalls", Allow: []string{"read", "exit_group"}}, "allow[1]", "system call exit_group never returns, so it has no latency (remove it)"},
 		{SourceConfig{Name: "syscalls", Allow: []string{"read", "read"}}, "allow[1]", "system call read is listed twice"},
-		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{}}, "buckets", "exactly one of exp2, linear and bounds is needed, not 0"},
-		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{Exp2: &Exp2Config{}, Linear: &LinearConfig{}}}, "buckets", "exactly one of exp2, linear and bounds is needed, not 2"},
+		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{}}, "buckets", "exactly one of exp2, linear, exponential and bounds is needed, not 0"},
+		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{Exp2: &Exp2Config{}, Linear: &LinearConfig{}}}, "buckets", "exactly one of exp2, linear, exponential and bounds is needed, not 2"},
 		{SourceConfig{Name: "nfs", Buckets: count(0)}, "buckets.exp2.count", "0 buckets (between 1 and 512 are possible)"},
 		{SourceConfig{Name: "nfs", Buckets: count(513)}, "buckets.exp2.count", "513 buckets (between 1 and 512 are possible)"},
 		{SourceConfig{Name: "nfs", Buckets: count(64)}, "buckets.exp2.count", "63 doublings of 1µs pass the largest duration, 292 years"},

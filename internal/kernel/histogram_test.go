@@ -27,6 +27,7 @@ func boundsForTests() map[string][]uint64 {
 		"linear":                 linear.Nanoseconds(),
 		"every nanosecond":       most.Nanoseconds(),
 		"512 bounds in one bit":  dense.Nanoseconds(),
+		"a schema of 3":          exponentialBounds(3, 16, 1<<62),
 		"every bit":              doublings.Nanoseconds(),
 		"one bound":              {1000},
 		"decades":                {10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000},

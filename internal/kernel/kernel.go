@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -125,8 +124,9 @@ func (k *Kernel) reconfigure(configs []SourceConfig) error {
 	old := k.sources
 	k.sources = nil
 	for _, config := range configs {
-		i := slices.IndexFunc(old, func(s *configuredSource) bool { return s.loaded != nil && reflect.DeepEqual(s.config, config) })
+		i := slices.IndexFunc(old, func(s *configuredSource) bool { return s.loaded != nil && s.config.countsAs(&config) })
 		if i >= 0 {
+			old[i].config = config
 			k.sources = append(k.sources, old[i])
 			old = slices.Delete(old, i, i+1)
 			continue

@@ -117,8 +117,12 @@ func TestReconfigureKeepsCounts(t *testing.T) {
 	if err := k.Reconfigure(t.Context(), []SourceConfig{{Name: "runqueue"}, allow}); err != nil {
 		t.Fatal(err)
 	}
+	allow.Histogram, allow.Buckets = Custom, &BucketsConfig{Exp2: &Exp2Config{Min: 1000, Count: 27}}
+	if err := k.Reconfigure(t.Context(), []SourceConfig{{Name: "runqueue"}, allow}); err != nil {
+		t.Fatal(err)
+	}
 	if n := events(sample(t, k, "syscall_latency_seconds", "getsid")); n != 1 {
-		t.Errorf("counted %d calls after reconfiguring, want 1", n)
+		t.Errorf("counted %d calls after another source and another form for the same bounds, want 1", n)
 	}
 	var names []string
 	for _, s := range k.Sources() {
