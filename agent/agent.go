@@ -70,7 +70,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if a.senderMetrics, err = sender.NewMetrics(a.metrics.Registerer()); err != nil {
 		return nil, fmt.Errorf("register sender metrics: %w", err)
 	}
-	if a.spool, err = a.rooms.OpenSpool(loaded.Spool); err != nil {
+	if a.spool, err = a.rooms.OpenSpool(loaded.Spool.Options); err != nil {
 		return nil, err
 	}
 	if err := a.open(ctx); err != nil {

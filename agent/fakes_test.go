@@ -265,7 +265,7 @@ func newStand(t *testing.T) *stand {
 			ExternalLabels: map[string]string{"job": "latpush", "instance": "edge-1"},
 			Sources:        []kernel.SourceConfig{{Name: "nfs"}},
 			RemoteWrite:    []upload.Config{receiverNamed("main")},
-			Spool:          spool.Options{Directory: t.TempDir(), Fsync: spool.FsyncNever},
+			Spool:          config.Spool{Options: spool.Options{Directory: t.TempDir(), Fsync: spool.FsyncNever}},
 		},
 	}
 	return s

@@ -3,7 +3,7 @@
  * (CO-RE), so only names and types matter here. A field that was renamed or moved has its old home in a ___flavour.
  *
  * What changed over the years, and where the change is handled:
- *   task_struct.state became __state in 5.14 (2f064a59a11f)                     task_runnable()
+ *   task_struct.state became __state in 5.14 (2f064a59a11f)                     task_state()
  *   task_struct.on_cpu shrank from an int to a byte by 7.2                      task_struct below
  *   request.rq_disk moved to request_queue.disk in 5.17 (f3fa33acca9f)          request_disk()
  *   block_rq_issue and block_rq_insert lost their request_queue argument
@@ -65,6 +65,18 @@ struct task_struct___5_13 {
 	volatile long state;
 };
 
+struct workqueue_struct {
+	char name[32];
+};
+
+struct pool_workqueue {
+	struct workqueue_struct *wq;
+};
+
+struct irqaction {
+	const char *name;
+};
+
 struct file {
 	unsigned int f_mode;
 };
@@ -100,5 +112,9 @@ struct request___5_16 {
 #define FMODE_OPENED 0x80000 /* since 4.19 */
 #define EOPENSTALE   518
 #define REQ_OP_MASK  0xff
+#define TASK_DEAD    0x80
+
+/* EXIT_DEAD and EXIT_ZOMBIE, as which the record of sched_switch reports a task that has died. */
+#define REPORTED_DEAD 0x30
 
 #endif

@@ -5,6 +5,7 @@
  * and sleeping) must not shorten the wait: the first start counts, and a task that goes to sleep has none. */
 #include "kernel.bpf.h"
 #include "histogram.bpf.h"
+#include "scheduler.bpf.h"
 
 HISTOGRAM_ARRAY(run_queue_latency, 1);
 
@@ -32,16 +33,6 @@ struct sched_wakeup_record {
 	__u64 common;
 	char comm[16];
 	__s32 pid;
-};
-
-struct sched_switch_record {
-	__u64 common;
-	char prev_comm[16];
-	__s32 prev_pid;
-	__s32 prev_prio;
-	long prev_state;
-	char next_comm[16];
-	__s32 next_pid;
 };
 
 static __always_inline void count(__u64 since, __u64 now)
@@ -74,15 +65,6 @@ static __always_inline void hash_run(__u32 pid, __u64 now)
 	bpf_map_delete_elem(&hash_waits, &pid);
 }
 
-static __always_inline bool task_runnable(struct task_struct *task)
-{
-	struct task_struct___5_13 *old = (void *)task;
-
-	if (bpf_core_field_exists(old->state))
-		return BPF_CORE_READ(old, state) == 0;
-	return BPF_CORE_READ(task, __state) == 0;
-}
-
 static __always_inline bool task_on_cpu(struct task_struct *task)
 {
 	return bpf_core_field_exists(task->on_cpu) && BPF_CORE_READ(task, on_cpu);
@@ -108,7 +90,7 @@ static __always_inline int handle_switch_typed(bool preempt, struct task_struct 
 {
 	__u64 now = bpf_ktime_get_ns(), *since;
 
-	if (prev->pid && (preempt || task_runnable(prev))) {
+	if (prev->pid && (preempt || !task_state(prev))) {
 		since = bpf_task_storage_get(&task_waits, prev, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 		if (since)
 			*since = now;
@@ -139,7 +121,7 @@ static __always_inline int handle_switch(bool preempt, struct task_struct *prev,
 	__u32 prev_pid = BPF_CORE_READ(prev, pid), next_pid = BPF_CORE_READ(next, pid);
 	__u64 now = bpf_ktime_get_ns();
 
-	if (prev_pid && (preempt || task_runnable(prev)))
+	if (prev_pid && (preempt || !task_state(prev)))
 		hash_wait(prev_pid, now, BPF_ANY);
 	if (next_pid)
 		hash_run(next_pid, now);

@@ -33,7 +33,7 @@ func TestExampleConfigurationIsValid(t *testing.T) {
 		names = append(names, source.Name)
 	}
 	slices.Sort(names)
-	if want := kernel.Names(); !slices.Equal(names, want) {
+	if want := kernel.Names(); !slices.Equal(names, want) { // the sources that are off by default are there too
 		t.Errorf("the example shows the sources %v, there are %v", names, want)
 	}
 }
@@ -53,12 +53,16 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if example.Interval != defaults.Interval || example.ShutdownTimeout != defaults.ShutdownTimeout {
-		t.Errorf("interval %v and shutdown_timeout %v, the defaults are %v and %v",
-			example.Interval, example.ShutdownTimeout, defaults.Interval, defaults.ShutdownTimeout)
+	if example.Interval != defaults.Interval || example.ShutdownTimeout != defaults.ShutdownTimeout ||
+		example.ClockSyncTimeout != defaults.ClockSyncTimeout || example.Histogram != defaults.Histogram {
+		t.Errorf("interval %v, shutdown_timeout %v, clock_sync_timeout %v and histogram %s, the defaults are %v, %v, %v and %s",
+			example.Interval, example.ShutdownTimeout, example.ClockSyncTimeout, example.Histogram,
+			defaults.Interval, defaults.ShutdownTimeout, defaults.ClockSyncTimeout, defaults.Histogram)
 	}
 	// Zero values are the spool's defaults, so the example's must be those that its documentation names.
-	if want := (spool.Options{Directory: defaults.Spool.Directory, MaxBytes: 64 << 20, MaxAge: 30 * model.Duration(24*time.Hour), Fsync: spool.FsyncAlways}); example.Spool != want {
+	want := defaults.Spool
+	want.MaxBytes, want.MaxAge, want.Fsync = 64<<20, 30*model.Duration(24*time.Hour), spool.FsyncAlways
+	if example.Spool != want {
 		t.Errorf("spool is %+v, want %+v", example.Spool, want)
 	}
 }
@@ -148,7 +152,7 @@ func queried(t *testing.T, query string) []string {
 // histograms returns the metrics that the sources declare, loaded or not.
 func histograms(t *testing.T) []string {
 	t.Helper()
-	opened, err := kernel.Open(t.Context(), kernel.DefaultConfigs(), kernel.Options{})
+	opened, err := kernel.Open(t.Context(), kernel.AllConfigs(), kernel.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

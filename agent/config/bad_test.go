@@ -58,6 +58,13 @@ func badFiles() map[string][]string {
 		"labels_list": {
 			"FILE:2: external_labels: expected keys and values, not a list",
 		},
+		"histogram": {
+			`FILE:1: histogram: unknown form "native" (one of classic, custom and exponential)`,
+			"FILE:2: clock_sync_timeout: 2d is not between 0s and 1d",
+			"FILE:5: sources[0].buckets: exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 1us, max: 64s}}, or leave the key out)",
+			`FILE:7: sources[1].histogram: unknown form "sparse" (one of classic, custom and exponential)`,
+			"FILE:8: spool.quarantine_max_size: 0B is not above zero",
+		},
 		"latin1": {
 			"FILE:3: invalid UTF-8 (save the file as UTF-8 without a byte order mark)",
 		},
@@ -67,7 +74,7 @@ func badFiles() map[string][]string {
 		"many": {
 			`FILE:1: interval: not a valid duration string: "soon" (a number with a unit: ms, s, m, h, d, w or y)`,
 			"FILE:4: sources[0].allow: source nfs has no allow list (remove the key)",
-			`FILE:5: sources[1].name: unknown source "zfs" (known are block, nfs, runqueue, softirq, syscalls)`,
+			`FILE:5: sources[1].name: unknown source "zfs" (known are block, hardirq, nfs, offcpu, oncpu, runqueue, softirq, syscalls, workqueue)`,
 			"FILE:7: sources[2].max_label_sets: -1 is not between 1 and 65536",
 			"FILE:10: remote_write[0].remote_timeout: 0s is not positive",
 			"FILE:11: spool.max_size: 1KiB is too small (at least 64KiB; leave it out for 64MiB)",
@@ -88,7 +95,7 @@ func badFiles() map[string][]string {
 			"FILE:2: interval: the key has no value (write one or remove the key)",
 		},
 		"no_way": {
-			"FILE:4: sources[0].buckets: exactly one of exp2, linear and bounds is needed, not 0",
+			"FILE:4: sources[0].buckets: exactly one of exp2, linear, exponential and bounds is needed, not 0",
 		},
 		"not_a_certificate": {
 			"FILE:4: remote_write[0].tls_config.ca_file: unable to use specified CA cert file testdata/secrets/password",
@@ -119,7 +126,7 @@ func badFiles() map[string][]string {
 			"FILE:2: shutdown_timeout: 1h is not between 0s and 10m",
 		},
 		"similar_keys": {
-			"FILE:2: spool_size: unknown key (known are external_labels, interval, remote_write, shutdown_timeout, sources, spool)",
+			"FILE:2: spool_size: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, remote_write, shutdown_timeout, sources, spool)",
 			`FILE:3: spool.fsync: "sometimes" is unknown (always or never)`,
 		},
 		"source_scalar": {
@@ -129,16 +136,16 @@ func badFiles() map[string][]string {
 			"FILE:5: sources[2].name: source nfs is listed twice (first in line 3)",
 		},
 		"source_unknown": {
-			`FILE:3: sources[0].name: unknown source "ext4" (known are block, nfs, runqueue, softirq, syscalls)`,
+			`FILE:3: sources[0].name: unknown source "ext4" (known are block, hardirq, nfs, offcpu, oncpu, runqueue, softirq, syscalls, workqueue)`,
 		},
 		"source_unnamed": {
-			"FILE:3: sources[0].name: a source needs a name (one of block, nfs, runqueue, softirq, syscalls)",
+			"FILE:3: sources[0].name: a source needs a name (one of block, hardirq, nfs, offcpu, oncpu, runqueue, softirq, syscalls, workqueue)",
 		},
 		"sources_empty": {
-			"FILE:2: sources: the list is empty (remove the key to run every source)",
+			"FILE:2: sources: the list is empty (remove the key to run the default set)",
 		},
 		"sources_scalar": {
-			`FILE:2: sources: expected a list, not "nfs"`,
+			`FILE:2: sources: unknown set "nfs" (default, all, or a list of sources)`,
 		},
 		"spool_directory": {
 			"FILE:3: spool.directory: must be set (a directory of its own, such as /var/lib/latpush)",
@@ -169,7 +176,7 @@ func badFiles() map[string][]string {
 			"FILE:2: a second YAML document (only one is read, remove the line ---)",
 		},
 		"two_ways": {
-			"FILE:4: sources[0].buckets: exactly one of exp2, linear and bounds is needed, not 2",
+			"FILE:4: sources[0].buckets: exactly one of exp2, linear, exponential and bounds is needed, not 2",
 		},
 		"unknown_anchor": {
 			"FILE:4: unknown anchor 'coarse' referenced",
@@ -178,7 +185,7 @@ func badFiles() map[string][]string {
 			"FILE:2: intervall: unknown key (did you mean interval?)",
 		},
 		"unknown_key_far": {
-			"FILE:2: scrape_configs: unknown key (known are external_labels, interval, remote_write, shutdown_timeout, sources, spool)",
+			"FILE:2: scrape_configs: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, remote_write, shutdown_timeout, sources, spool)",
 		},
 		"unknown_nested_key": {
 			"FILE:4: remote_write[0].tls_config.ca_fil: unknown key (did you mean ca_file?)",

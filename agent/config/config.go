@@ -7,6 +7,7 @@
 package config
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/units"
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
 
@@ -37,6 +39,8 @@ const (
 	DefaultShutdownTimeout = model.Duration(10 * time.Second)
 	// DefaultSpoolDirectory is the one that systemd makes for StateDirectory=latpush.
 	DefaultSpoolDirectory = "/var/lib/latpush"
+	// DefaultQuarantineMaxSize holds some hundred full requests.
+	DefaultQuarantineMaxSize = 16 * units.MiB
 	// DefaultJob is the value of the label `job`. The label `instance` is by default the host name.
 	DefaultJob = "latpush"
 )
@@ -48,6 +52,7 @@ const (
 	minInterval        = model.Duration(time.Second)
 	maxInterval        = model.Duration(time.Hour)
 	maxShutdownTimeout = model.Duration(10 * time.Minute)
+	maxClockTimeout    = model.Duration(24 * time.Hour)
 )
 
 // Config is a valid configuration.
@@ -56,14 +61,45 @@ type Config struct {
 	Interval model.Duration `yaml:"interval"`
 	// ShutdownTimeout bounds how long the agent goes on delivering when it is told to stop, up to 10m. The default is 10s.
 	ShutdownTimeout model.Duration `yaml:"shutdown_timeout"`
+	// ClockSyncTimeout bounds how long sending waits at the start until the kernel says that the clock is synchronised, up to 1d. The default
+	// is 0: it does not wait.
+	ClockSyncTimeout model.Duration `yaml:"clock_sync_timeout"`
+	// Histogram is how histograms are sent by sources that do not say so themselves. The default is classic.
+	Histogram kernel.Histogram `yaml:"histogram"`
 	// ExternalLabels are added to every series. After Load they hold job and instance too.
 	ExternalLabels map[string]string `yaml:"external_labels"`
-	// Sources are what is timed in the kernel. The default is every source there is.
-	Sources []kernel.SourceConfig `yaml:"sources"`
+	// Sources are what is timed in the kernel. The default is the set that costs little. After Load each has its Histogram.
+	Sources Sources `yaml:"sources"`
 	// RemoteWrite are the receivers, at least one. After Load each has a name of its own.
 	RemoteWrite []upload.Config `yaml:"remote_write"`
 	// Spool is where snapshots wait for their receivers.
-	Spool spool.Options `yaml:"spool"`
+	Spool Spool `yaml:"spool"`
+}
+
+// Sources are written as a list, or as the name of a set: default or all.
+type Sources []kernel.SourceConfig
+
+// UnmarshalYAML reads the name of a set, or a list.
+func (s *Sources) UnmarshalYAML(node *yaml.Node) error {
+	if node.Kind != yaml.ScalarNode {
+		return node.Decode((*[]kernel.SourceConfig)(s))
+	}
+	switch node.Value {
+	case "default":
+		*s = kernel.DefaultConfigs()
+	case "all":
+		*s = kernel.AllConfigs()
+	default:
+		return fmt.Errorf("unknown set %q (default, all, or a list of sources)", node.Value)
+	}
+	return nil
+}
+
+// Spool is the `spool:` block.
+type Spool struct {
+	spool.Options `yaml:",inline"`
+	// QuarantineMaxSize bounds the requests that are set apart because a receiver only ever fails at them. The default is 16MiB.
+	QuarantineMaxSize units.Base2Bytes `yaml:"quarantine_max_size"`
 }
 
 // Load reads and validates a configuration file. The host gives the default of the label `instance`. The error is of type Errors.
@@ -96,10 +132,12 @@ func parseConfig(file string, text []byte, host identity.Host) (*Config, error) 
 	c := &Config{
 		Interval:        DefaultInterval,
 		ShutdownTimeout: DefaultShutdownTimeout,
-		Spool:           spool.Options{Directory: DefaultSpoolDirectory},
+		Histogram:       kernel.Classic,
+		Spool:           Spool{Options: spool.Options{Directory: DefaultSpoolDirectory}, QuarantineMaxSize: DefaultQuarantineMaxSize},
 	}
 	doc.check(reflect.TypeFor[Config]())
 	c.durations(doc)
+	c.histogram(doc)
 	c.labels(doc, host)
 	c.sources(doc)
 	c.receivers(doc)
@@ -118,10 +156,22 @@ func (c *Config) durations(doc *document) {
 	}{
 		{"interval", &c.Interval, minInterval, maxInterval},
 		{"shutdown_timeout", &c.ShutdownTimeout, 0, maxShutdownTimeout},
+		{"clock_sync_timeout", &c.ClockSyncTimeout, 0, maxClockTimeout},
 	} {
 		if doc.decode(lookup(doc.root, d.key), d.key, d.value) && (*d.value < d.low || *d.value > d.high) {
 			doc.report(doc.line(d.key), d.key, fmt.Errorf("%v is not between %v and %v", *d.value, d.low, d.high))
 		}
+	}
+}
+
+func (c *Config) histogram(doc *document) {
+	const key = "histogram"
+	if !doc.decode(lookup(doc.root, key), key, &c.Histogram) {
+		return
+	}
+	if err := c.Histogram.Validate(); err != nil {
+		doc.report(doc.line(key), key, err)
+		c.Histogram = kernel.Classic
 	}
 }
 
@@ -160,10 +210,16 @@ func (c *Config) sources(doc *document) {
 	node := lookup(doc.root, key)
 	switch {
 	case node == nil:
-		c.Sources = kernel.DefaultConfigs()
+		c.set(kernel.DefaultConfigs())
+		return
+	case node.Kind == yaml.ScalarNode:
+		var set Sources
+		if doc.decode(node, key, &set) {
+			c.set(set)
+		}
 		return
 	case len(items(node)) == 0 && doc.clean(key):
-		doc.report(doc.line(key), key, errors.New("the list is empty (remove the key to run every source)"))
+		doc.report(doc.line(key), key, errors.New("the list is empty (remove the key to run the default set)"))
 	}
 	first := make(map[string]int)
 	for i, item := range items(node) {
@@ -172,6 +228,7 @@ func (c *Config) sources(doc *document) {
 		if !doc.decode(item, path, &source) {
 			continue
 		}
+		source.Histogram = cmp.Or(source.Histogram, c.Histogram)
 		doc.validation(path, source.Validate())
 		name := join(path, "name")
 		if line, twice := first[source.Name]; twice {
@@ -181,6 +238,14 @@ func (c *Config) sources(doc *document) {
 		}
 		c.Sources = append(c.Sources, source)
 	}
+}
+
+// set takes over a set of sources that all have their defaults.
+func (c *Config) set(sources Sources) {
+	for i := range sources {
+		sources[i].Histogram = c.Histogram
+	}
+	c.Sources = sources
 }
 
 func (c *Config) receivers(doc *document) {
@@ -243,8 +308,13 @@ func twiceNamed(name string, line int, named bool) error {
 
 func (c *Config) spool(doc *document) {
 	const key = "spool"
-	if doc.decode(lookup(doc.root, key), key, &c.Spool) {
-		doc.validation(key, c.Spool.Validate())
+	if !doc.decode(lookup(doc.root, key), key, &c.Spool) {
+		return
+	}
+	doc.validation(key, c.Spool.Validate())
+	if c.Spool.QuarantineMaxSize <= 0 {
+		full := join(key, "quarantine_max_size")
+		doc.report(doc.line(full), full, fmt.Errorf("%s is not above zero", c.Spool.QuarantineMaxSize))
 	}
 }
 

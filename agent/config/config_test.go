@@ -92,10 +92,14 @@ func TestDefaults(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"job": "latpush", "instance": "edge-1"}, c.ExternalLabels); diff != "" {
 		t.Errorf("external_labels (-want +got):\n%s", diff)
 	}
-	if !reflect.DeepEqual(c.Sources, kernel.DefaultConfigs()) {
-		t.Errorf("sources %+v, want all", c.Sources)
+	want := Sources(kernel.DefaultConfigs())
+	for i := range want {
+		want[i].Histogram = kernel.Classic
 	}
-	if want := (spool.Options{Directory: "/var/lib/latpush"}); c.Spool != want {
+	if !reflect.DeepEqual(c.Sources, want) {
+		t.Errorf("sources %+v, want the default set", c.Sources)
+	}
+	if want := (Spool{Options: spool.Options{Directory: "/var/lib/latpush"}, QuarantineMaxSize: 16 << 20}); c.Spool != want {
 		t.Errorf("spool %+v, want %+v", c.Spool, want)
 	}
 	receiver := c.RemoteWrite[0]
@@ -107,24 +111,39 @@ func TestDefaults(t *testing.T) {
 func TestEveryKeyIsRead(t *testing.T) {
 	t.Parallel()
 	c := load(t, "full")
-	if c.Interval != model.Duration(90*time.Second) || c.ShutdownTimeout != 0 {
-		t.Errorf("interval %v and shutdown_timeout %v, want 1m30s and 0s", c.Interval, c.ShutdownTimeout)
+	if c.Interval != model.Duration(90*time.Second) || c.ShutdownTimeout != 0 || c.ClockSyncTimeout != model.Duration(5*time.Minute) {
+		t.Errorf("interval %v, shutdown_timeout %v and clock_sync_timeout %v, want 1m30s, 0s and 5m", c.Interval, c.ShutdownTimeout, c.ClockSyncTimeout)
 	}
 	if diff := cmp.Diff(map[string]string{"job": "latpush", "instance": "till-7", "site": "paris-3"}, c.ExternalLabels); diff != "" {
 		t.Errorf("external_labels (-want +got):\n%s", diff)
 	}
 	us, ms := kernel.Duration(time.Microsecond), kernel.Duration(time.Millisecond)
-	wantSources := []kernel.SourceConfig{
-		{Name: "nfs"},
-		{Name: "syscalls", Allow: []string{"read", "write", "openat"}, Buckets: &kernel.BucketsConfig{Exp2: &kernel.Exp2Config{Min: us, Count: 27}}},
-		{Name: "block", MaxLabelSets: 300, Buckets: &kernel.BucketsConfig{Linear: &kernel.LinearConfig{Start: 100 * us, Width: 100 * us, Count: 20}}},
-		{Name: "runqueue", Buckets: &kernel.BucketsConfig{Bounds: []kernel.Duration{10 * us, 100 * us, ms, 10 * ms, 100 * ms, 1000 * ms}}},
+	wantSources := Sources{
+		{Name: "nfs", Histogram: kernel.Custom},
+		{
+			Name: "syscalls", Histogram: kernel.Classic, Allow: []string{"read", "write", "openat"},
+			Buckets: &kernel.BucketsConfig{Exp2: &kernel.Exp2Config{Min: us, Count: 27}},
+		},
+		{
+			Name: "block", Histogram: kernel.Custom, MaxLabelSets: 300,
+			Buckets: &kernel.BucketsConfig{Linear: &kernel.LinearConfig{Start: 100 * us, Width: 100 * us, Count: 20}},
+		},
+		{
+			Name: "runqueue", Histogram: kernel.Custom,
+			Buckets: &kernel.BucketsConfig{Bounds: []kernel.Duration{10 * us, 100 * us, ms, 10 * ms, 100 * ms, 1000 * ms}},
+		},
+		{
+			Name: "softirq", Histogram: kernel.Exponential,
+			Buckets: &kernel.BucketsConfig{Exponential: &kernel.ExponentialConfig{Schema: 2, Min: us, Max: 1000 * ms}},
+		},
 	}
 	if diff := cmp.Diff(wantSources, c.Sources); diff != "" {
 		t.Errorf("sources (-want +got):\n%s", diff)
 	}
-	if want := (spool.Options{Directory: "/srv/latpush", MaxBytes: 16 << 20, MaxAge: model.Duration(7 * 24 * time.Hour), Fsync: spool.FsyncNever}); c.Spool != want {
-		t.Errorf("spool %+v, want %+v", c.Spool, want)
+	wantSpool := Spool{QuarantineMaxSize: 4 << 20}
+	wantSpool.Directory, wantSpool.MaxBytes, wantSpool.MaxAge, wantSpool.Fsync = "/srv/latpush", 16<<20, model.Duration(7*24*time.Hour), spool.FsyncNever
+	if c.Spool != wantSpool {
+		t.Errorf("spool %+v, want %+v", c.Spool, wantSpool)
 	}
 	first, second := c.RemoteWrite[0], c.RemoteWrite[1]
 	if first.Name != "mimir" || first.QueueConfig.MaxSamplesPerSend != 500 || first.Headers["X-Scope-OrgID"] != "edge" {
@@ -135,6 +154,25 @@ func TestEveryKeyIsRead(t *testing.T) {
 	}
 	if second.Name != "1-557f4a72" || second.URL.Host != "[::1]:9090" {
 		t.Errorf("second receiver is %v", second)
+	}
+}
+
+func TestSetsOfSources(t *testing.T) {
+	t.Parallel()
+	for set, want := range map[string][]kernel.SourceConfig{"default": kernel.DefaultConfigs(), "all": kernel.AllConfigs()} {
+		c, err := parseConfig("latpush.yml", []byte("sources: "+set+"\nhistogram: custom\nremote_write: [{url: http://127.0.0.1:9/push}]"), host())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range want {
+			want[i].Histogram = kernel.Custom
+		}
+		if diff := cmp.Diff(Sources(want), c.Sources); diff != "" {
+			t.Errorf("set %s (-want +got):\n%s", set, diff)
+		}
+	}
+	if n, all := len(kernel.DefaultConfigs()), len(kernel.AllConfigs()); n == 0 || n >= all {
+		t.Errorf("%d of %d sources are in the default set", n, all)
 	}
 }
 

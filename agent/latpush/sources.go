@@ -12,7 +12,7 @@ import (
 
 // sources attaches every known source for a moment and prints what became of it. A source that cannot run is an answer, not an error.
 func (c *command) sources() error {
-	opened, err := kernel.Open(context.Background(), kernel.DefaultConfigs(), kernel.Options{})
+	opened, err := kernel.Open(context.Background(), kernel.AllConfigs(), kernel.Options{})
 	if err != nil {
 		return fmt.Errorf("try sources: %w", err)
 	}

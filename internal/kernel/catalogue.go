@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -19,6 +20,7 @@ const (
 // source describes one source: what it counts and which hooks its programs need.
 type source struct {
 	name       string
+	standard   bool // in the default set: it costs little
 	metrics    []metric
 	hooks      []hook
 	openLabels bool // the label sets are not a fixed list: max_label_sets sizes the maps
@@ -74,7 +76,7 @@ func function(module, name, absent string) hook {
 func catalogue() []source {
 	return []source{
 		{
-			name: "block",
+			name: "block", standard: true,
 			metrics: []metric{
 				{name: "block_io_latency_seconds", help: "Time from the issue of a block request to a device to its completion."},
 				{name: "block_io_queue_seconds", help: "Time from the insertion of a block request into the I/O scheduler's queue to its issue."},
@@ -85,7 +87,16 @@ func catalogue() []source {
 			label:      func(value string) string { return strings.ReplaceAll(value, "!", "/") }, // as devtmpfs names the device
 		},
 		{
-			name: "nfs",
+			name: "hardirq", standard: true,
+			metrics: []metric{
+				{name: "hardirq_service_seconds", help: "Time the handler of a hardware interrupt takes."},
+			},
+			hooks:      []hook{tracepoints("irq_handler", true, "irq_handler_exit", "irq_handler_entry")},
+			openLabels: true,
+			configure:  configureLabelSets("hardirq_service"),
+		},
+		{
+			name: "nfs", standard: true,
 			metrics: []metric{
 				{name: "nfs_latency_seconds", help: "Time the operations of the NFS client take, as the calling task sees them.", fromZero: true},
 			},
@@ -102,7 +113,26 @@ func catalogue() []source {
 			configure: configureInFlight,
 		},
 		{
-			name: "runqueue",
+			name: "offcpu",
+			metrics: []metric{{
+				name: "task_off_cpu_seconds", help: "Time a task is without a CPU, the wait for one included.", fromZero: true,
+				labels: []string{"switch"}, values: func(*SourceConfig) []string { return []string{"voluntary", "involuntary"} },
+			}},
+			hooks: []hook{tracepoints("sched", true, "sched_switch")},
+			configure: func(spec *ebpf.CollectionSpec, _ *SourceConfig, e *environment) error {
+				return chooseStorage(spec, "task_absences", "hash_absences", e.taskStorageInScheduler())
+			},
+		},
+		{
+			name: "oncpu",
+			metrics: []metric{{
+				name: "task_on_cpu_seconds", help: "Time a task has a CPU each time it gets one.", fromZero: true,
+				values: func(*SourceConfig) []string { return []string{""} },
+			}},
+			hooks: []hook{tracepoints("sched", true, "sched_switch")},
+		},
+		{
+			name: "runqueue", standard: true,
 			metrics: []metric{{
 				name: "run_queue_latency_seconds", help: "Time a runnable task waits for a CPU.", fromZero: true,
 				values: func(*SourceConfig) []string { return []string{""} },
@@ -111,7 +141,7 @@ func catalogue() []source {
 			configure: configureRunqueue,
 		},
 		{
-			name: "softirq",
+			name: "softirq", standard: true,
 			metrics: []metric{
 				{name: "softirq_latency_seconds", help: "Time from the raise of a soft interrupt to its handler.", fromZero: true},
 				{name: "softirq_service_seconds", help: "Time the handler of a soft interrupt takes.", fromZero: true},
@@ -119,7 +149,7 @@ func catalogue() []source {
 			hooks: []hook{tracepoints("softirq", true, "softirq_exit", "softirq_entry", "softirq_raise")},
 		},
 		{
-			name: "syscalls",
+			name: "syscalls", standard: true,
 			metrics: []metric{{
 				name: "syscall_latency_seconds", help: "Time from the entry of a system call to its exit.", labels: []string{"syscall"},
 				values: func(config *SourceConfig) []string { return config.syscalls() },
@@ -127,6 +157,16 @@ func catalogue() []source {
 			hooks:     []hook{tracepoints("syscalls", true, "sys_exit", "sys_enter")},
 			allowList: true,
 			configure: configureSyscalls,
+		},
+		{
+			name: "workqueue",
+			metrics: []metric{
+				{name: "workqueue_latency_seconds", help: "Time a work item waits from being queued to its start."},
+				{name: "workqueue_service_seconds", help: "Time a work item runs."},
+			},
+			hooks:      []hook{tracepoints("workqueue", false, "workqueue_execute_end", "workqueue_execute_start", "workqueue_queue_work")},
+			openLabels: true,
+			configure:  configureLabelSets("workqueue_latency", "workqueue_service"),
 		},
 	}
 }
@@ -181,13 +221,19 @@ func chooseStorage(spec *ebpf.CollectionSpec, storage, hash string, inStorage bo
 	return nil
 }
 
-func configureBlock(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error {
-	sets := config.MaxLabelSets
-	if sets == 0 {
-		sets = defaultMaxLabelSets
+// configureLabelSets sizes the maps of a source whose labels are not a fixed list.
+func configureLabelSets(maps ...string) func(*ebpf.CollectionSpec, *SourceConfig, *environment) error {
+	return func(spec *ebpf.CollectionSpec, config *SourceConfig, _ *environment) error {
+		for _, name := range maps {
+			spec.Maps[name].MaxEntries = uint32(cmp.Or(config.MaxLabelSets, defaultMaxLabelSets)) + 1 // the last one is for "other"
+		}
+		return nil
 	}
-	for _, name := range []string{"block_io_latency", "block_io_queue"} {
-		spec.Maps[name].MaxEntries = uint32(sets) + 1 // the last one is for "other"
+}
+
+func configureBlock(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error {
+	if err := configureLabelSets("block_io_latency", "block_io_queue")(spec, config, e); err != nil {
+		return err
 	}
 	argument, err := e.requestArgument()
 	if err != nil {

@@ -113,11 +113,22 @@ func keyErrorf(key, format string, args ...any) error {
 	return &KeyError{Key: key, Err: fmt.Errorf(format, args...)}
 }
 
-// DefaultConfigs is the set of sources that runs when the configuration file has no `sources`: all of them.
+// DefaultConfigs is the set of sources that runs when the configuration file does not choose: those that cost little and that most operators ask for.
 func DefaultConfigs() []SourceConfig {
-	configs := make([]SourceConfig, 0, len(catalogue()))
-	for _, name := range Names() {
-		configs = append(configs, SourceConfig{Name: name})
+	return configsOf(func(s *source) bool { return s.standard })
+}
+
+// AllConfigs is the set of all sources.
+func AllConfigs() []SourceConfig {
+	return configsOf(func(*source) bool { return true })
+}
+
+func configsOf(chosen func(*source) bool) []SourceConfig {
+	var configs []SourceConfig
+	for _, s := range catalogue() {
+		if chosen(&s) {
+			configs = append(configs, SourceConfig{Name: s.name})
+		}
 	}
 	return configs
 }

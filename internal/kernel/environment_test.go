@@ -50,7 +50,7 @@ func hideBTF() error {
 }
 
 func printSources() {
-	k, err := newKernel(DefaultConfigs(), Options{})
+	k, err := newKernel(AllConfigs(), Options{})
 	if err != nil {
 		fmt.Println("open:", err)
 		return

@@ -6,33 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
-
-// threadWaits returns how often the calling thread got a CPU and how long it waited for one, as the scheduler counts it.
-func threadWaits(t *testing.T) (arrivals uint64, waited time.Duration) {
-	t.Helper()
-	fields := procFields(t, "/proc/thread-self/schedstat")[0]
-	return parse(t, fields[2]), time.Duration(parse(t, fields[1]))
-}
-
-// switches returns how often the kernel has switched between tasks since boot.
-func switches(t *testing.T) uint64 {
-	t.Helper()
-	for _, fields := range procFields(t, "/proc/stat") {
-		if fields[0] == "ctxt" {
-			return parse(t, fields[1])
-		}
-	}
-	t.Fatal("no ctxt in /proc/stat")
-	return 0
-}
 
 // The waits of all tasks are at least those of the test's own threads, as the scheduler counts them, and at most as many as there were
 // switches. The guests, whose kernels have /proc/schedstat, compare with that, to within 2 %.
@@ -42,41 +21,16 @@ func TestRunqueueAgreesWithScheduler(t *testing.T) {
 			k := open(t, how, SourceConfig{Name: "runqueue"})
 			switchesBefore := switches(t)
 			before := sample(t, k, "run_queue_latency_seconds")
-			// More busy threads than CPUs, which are preempted, and threads that sleep and wake.
-			stop := time.Now().Add(time.Second)
-			var threads sync.WaitGroup
-			var arrivals, waited atomic.Uint64
-			run := func(step func()) {
-				threads.Go(func() {
-					onThread(func() {
-						n, w := threadWaits(t)
-						for time.Now().Before(stop) {
-							step()
-						}
-						nAfter, wAfter := threadWaits(t)
-						arrivals.Add(nAfter - n)
-						waited.Add(uint64(wAfter - w))
-					})
-				})
-			}
-			for range 2 * runtime.NumCPU() {
-				run(func() {})
-				run(func() {
-					request := unix.NsecToTimespec(int64(time.Millisecond))
-					_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &request, nil)
-				})
-			}
-			threads.Wait()
+			own := loadScheduler(t)
 			after := sample(t, k, "run_queue_latency_seconds")
 			most := switches(t) - switchesBefore
 			got, sum := events(after)-events(before), time.Duration(after.SumNanoseconds-before.SumNanoseconds)
-			least, leastSum := arrivals.Load(), time.Duration(waited.Load())
-			t.Logf("counted %d waits of %v; the threads had %d of %v, and there were %d switches", got, sum, least, leastSum, most)
-			if least < 200 || got < least || got > most {
-				t.Errorf("counted %d waits, want between %d and %d", got, least, most)
+			t.Logf("counted %d waits of %v; the threads had %d of %v, and there were %d switches", got, sum, own.turns, own.waited, most)
+			if own.turns < 200 || got < own.turns || got > most {
+				t.Errorf("counted %d waits, want between %d and %d", got, own.turns, most)
 			}
-			if sum < leastSum*9/10 {
-				t.Errorf("counted %v of waiting, the threads alone waited %v", sum, leastSum)
+			if sum < own.waited*9/10 {
+				t.Errorf("counted %v of waiting, the threads alone waited %v", sum, own.waited)
 			}
 		})
 	}
