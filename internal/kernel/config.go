@@ -133,6 +133,16 @@ func configsOf(chosen func(*source) bool) []SourceConfig {
 	return configs
 }
 
+// Metrics returns the names of the histograms that the source has.
+func (c *SourceConfig) Metrics() []string {
+	description, _ := findSource(c.Name)
+	var names []string
+	for _, m := range description.metrics {
+		names = append(names, m.name)
+	}
+	return names
+}
+
 // Validate joins one *KeyError for each key that is wrong.
 func (c *SourceConfig) Validate() error {
 	s, known := findSource(c.Name)

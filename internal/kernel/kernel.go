@@ -208,12 +208,7 @@ func (k *Kernel) Sources() []Status {
 	var all []Status
 	for _, s := range k.sources {
 		if s.loaded == nil {
-			description, _ := findSource(s.config.Name)
-			status := Status{Source: s.config.Name, Err: s.err}
-			for _, m := range description.metrics {
-				status.Metrics = append(status.Metrics, m.name)
-			}
-			all = append(all, status)
+			all = append(all, Status{Source: s.config.Name, Metrics: s.config.Metrics(), Err: s.err})
 			continue
 		}
 		all = append(all, s.loaded.status())
