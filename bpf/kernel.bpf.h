@@ -73,6 +73,19 @@ struct pool_workqueue {
 	struct workqueue_struct *wq;
 };
 
+struct sock_common {
+	unsigned short skc_family;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	__u16 sk_protocol; /* since 5.6 (bf9765145b85) */
+};
+
+struct tcp_sock {
+	__u32 srtt_us;
+};
+
 struct irqaction {
 	const char *name;
 };
@@ -103,15 +116,25 @@ struct request___5_16 {
 
 #pragma clang attribute pop
 
+/* The states of a TCP socket that mark the beginning and the end of a connect. */
+enum {
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_SENT = 2,
+	TCP_SYN_RECV = 3,
+};
+
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
 /* Values that the kernel does not put into its type information. */
+#define AF_INET	     2
+#define AF_INET6     10
 #define EEXIST	     17
 #define FMODE_OPENED 0x80000 /* since 4.19 */
 #define EOPENSTALE   518
 #define REQ_OP_MASK  0xff
+#define IPPROTO_TCP  6
 #define TASK_DEAD    0x80
 
 /* EXIT_DEAD and EXIT_ZOMBIE, as which the record of sched_switch reports a task that has died. */

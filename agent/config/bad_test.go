@@ -1,5 +1,11 @@
 package config
 
+import (
+	"strings"
+
+	"github.com/latpush/latpush/internal/kernel"
+)
+
 // badFiles has, for each testdata/*.bad.yml, every line that `latpush check` prints for it. FILE stands for the name of the file.
 func badFiles() map[string][]string {
 	return map[string][]string{
@@ -74,7 +80,7 @@ func badFiles() map[string][]string {
 		"many": {
 			`FILE:1: interval: not a valid duration string: "soon" (a number with a unit: ms, s, m, h, d, w or y)`,
 			"FILE:4: sources[0].allow: source nfs has no allow list (remove the key)",
-			`FILE:5: sources[1].name: unknown source "zfs" (known are block, hardirq, nfs, offcpu, oncpu, runqueue, softirq, syscalls, workqueue)`,
+			`FILE:5: sources[1].name: unknown source "zfs" (known are ` + strings.Join(kernel.Names(), ", ") + `)`,
 			"FILE:7: sources[2].max_label_sets: -1 is not between 1 and 65536",
 			"FILE:10: remote_write[0].remote_timeout: 0s is not positive",
 			"FILE:11: spool.max_size: 1KiB is too small (at least 64KiB; leave it out for 64MiB)",
@@ -136,10 +142,10 @@ func badFiles() map[string][]string {
 			"FILE:5: sources[2].name: source nfs is listed twice (first in line 3)",
 		},
 		"source_unknown": {
-			`FILE:3: sources[0].name: unknown source "ext4" (known are block, hardirq, nfs, offcpu, oncpu, runqueue, softirq, syscalls, workqueue)`,
+			`FILE:3: sources[0].name: unknown source "ext4" (known are ` + strings.Join(kernel.Names(), ", ") + `)`,
 		},
 		"source_unnamed": {
-			"FILE:3: sources[0].name: a source needs a name (one of block, hardirq, nfs, offcpu, oncpu, runqueue, softirq, syscalls, workqueue)",
+			"FILE:3: sources[0].name: a source needs a name (one of " + strings.Join(kernel.Names(), ", ") + ")",
 		},
 		"sources_empty": {
 			"FILE:2: sources: the list is empty (remove the key to run the default set)",

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/latpush/latpush/internal/kernel"
 )
 
 // binary is the program under test, built once by TestMain.
@@ -72,7 +74,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 	bad := write(t, "bad.yml", "intervall: 15s\nsources: [{name: zfs}]\nremote_write: [{url: http://127.0.0.1:9/push}]\nexternal_labels: {instance: edge-1}\n")
 	missing := filepath.Join(t.TempDir(), "latpush.yml")
 	twoErrors := bad + ":1: intervall: unknown key (did you mean interval?)\n" +
-		bad + ":2: sources[0].name: unknown source \"zfs\" (known are block, hardirq, nfs, offcpu, oncpu, runqueue, softirq, syscalls, workqueue)\n"
+		bad + ":2: sources[0].name: unknown source \"zfs\" (known are " + strings.Join(kernel.Names(), ", ") + ")\n"
 	noFile := missing + ": no such file or directory (write the file, or name another one with --config.file; two lines are enough:\n" +
 		"remote_write:\n  - url: https://<receiver>/api/v1/push)\n"
 	tests := []struct {

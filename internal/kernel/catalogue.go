@@ -159,6 +159,20 @@ func catalogue() []source {
 			configure: configureSyscalls,
 		},
 		{
+			name: "tcp_connect", standard: true,
+			metrics: []metric{
+				{name: "tcp_connect_latency_seconds", help: "Time an active TCP connect takes until the peer answers or the attempt ends."},
+			},
+			hooks: []hook{tracepoints("inet_sock_set_state", true, "inet_sock_set_state")},
+		},
+		{
+			name: "tcp_rtt",
+			metrics: []metric{
+				{name: "tcp_rtt_seconds", help: "Smoothed round-trip time of TCP connections that receive, sampled once a second each.", fromZero: true},
+			},
+			hooks: []hook{tracepoints("tcp_probe", false, "tcp_probe")},
+		},
+		{
 			name: "workqueue",
 			metrics: []metric{
 				{name: "workqueue_latency_seconds", help: "Time a work item waits from being queued to its start."},

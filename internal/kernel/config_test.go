@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,8 +74,8 @@ func TestConfigErrors(t *testing.T) {
 		{SourceConfig{Name: "nfs", Buckets: exponential(4, 1000, 2000)}, "buckets.exponential.schema", "4 is not between 0 and 3 (2^schema buckets to each power of two)"},
 		{SourceConfig{Name: "nfs", Buckets: exponential(0, 15, 2000)}, "buckets.exponential.min", "15ns is below 16ns"},
 		{SourceConfig{Name: "nfs", Buckets: exponential(0, 1000, 1000)}, "buckets.exponential.max", "1µs is not above min, 1µs"},
-		{SourceConfig{}, "name", "a source needs a name (one of block, hardirq, nfs, offcpu, oncpu, runqueue, softirq, syscalls, workqueue)"},
-		{SourceConfig{Name: "nsf"}, "name", `unknown source "nsf" (known are block, hardirq, nfs, offcpu, oncpu, runqueue, softirq, syscalls, workqueue)`},
+		{SourceConfig{}, "name", "a source needs a name (one of " + strings.Join(Names(), ", ") + ")"},
+		{SourceConfig{Name: "nsf"}, "name", `unknown source "nsf" (known are ` + strings.Join(Names(), ", ") + ")"},
 		{SourceConfig{Name: "nfs", MaxLabelSets: 5}, "max_label_sets", "source nfs has a fixed list of label sets and takes no bound (remove the key)"},
 		{SourceConfig{Name: "block", MaxLabelSets: -1}, "max_label_sets", "-1 is not between 1 and 65536"},
 		{SourceConfig{Name: "nfs", Allow: []string{"read"}}, "allow", "source nfs has no allow list (remove the key)"},
