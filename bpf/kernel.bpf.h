@@ -74,6 +74,8 @@ struct pool_workqueue {
 };
 
 struct sock_common {
+	__u16 skc_dport;
+	__u16 skc_num;
 	unsigned short skc_family;
 };
 

@@ -13,21 +13,28 @@ struct tcp_rtt_key {
 
 HISTOGRAM_MAP(tcp_rtt, struct tcp_rtt_key, SOCKET_FAMILIES);
 
-/* Key: address of the socket. Value: when its last sample was taken, ns. The least recently used entry makes room, which costs a sample too many. */
+struct connection {
+	__u64 socket; /* its address, which comes back with another connection when it is freed */
+	__u64 ports;
+};
+
+/* Key: the connection. Value: when its last sample was taken, ns. The least recently used entry makes room, which costs a sample too many. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
-	__type(key, __u64);
+	__type(key, struct connection);
 	__type(value, __u64);
 } sampled SEC(".maps");
 
 static __always_inline int handle_packet(struct sock *sk)
 {
 	struct tcp_rtt_key key = {};
-	__u64 socket = (__u64)sk, now = bpf_ktime_get_ns(), *last;
+	struct connection connection = { .socket = (__u64)sk };
+	__u64 now = bpf_ktime_get_ns(), *last;
 	__u32 smoothed;
 
-	last = bpf_map_lookup_elem(&sampled, &socket);
+	connection.ports = (__u64)BPF_CORE_READ(sk, __sk_common.skc_num) << 16 | BPF_CORE_READ(sk, __sk_common.skc_dport);
+	last = bpf_map_lookup_elem(&sampled, &connection);
 	if (last && now - *last < SAMPLE_INTERVAL_NS)
 		return 0;
 	smoothed = BPF_CORE_READ((struct tcp_sock *)sk, srtt_us) >> 3; /* the kernel keeps eight times the estimate */
@@ -36,7 +43,7 @@ static __always_inline int handle_packet(struct sock *sk)
 	if (last)
 		*last = now;
 	else
-		bpf_map_update_elem(&sampled, &socket, &now, BPF_ANY);
+		bpf_map_update_elem(&sampled, &connection, &now, BPF_ANY);
 	histogram_observe(&tcp_rtt, &key, NULL, smoothed * 1000ULL);
 	return 0;
 }

@@ -47,23 +47,36 @@ func open(t *testing.T, how string, configs ...SourceConfig) *Kernel {
 // sample returns the sample of a metric whose label values are values; an empty one if there is none.
 func sample(t *testing.T, k *Kernel, metric string, values ...string) Sample {
 	t.Helper()
+	s, recursions := sampleAndRecursions(t, k, metric, values...)
+	if recursions > 20 {
+		t.Errorf("%d events of %s were lost by recursion", recursions, metric)
+	}
+	return s
+}
+
+// sampleAndRecursions also returns how many events the source has lost because a program of it was running on the CPU already: it was
+// interrupted, or, in some kernels, preempted. No event may be lost for another reason.
+func sampleAndRecursions(t *testing.T, k *Kernel, metric string, values ...string) (found Sample, recursions uint64) {
+	t.Helper()
 	samples, losses, err := k.Read()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, l := range losses {
-		// An interrupt can find the same program running on its CPU, which the kernel does not allow.
-		if l.Events != 0 && (l.Reason != reasonRecursion || l.Events > 20) {
+		switch {
+		case l.Reason == reasonRecursion:
+			recursions += l.Events
+		case l.Events != 0:
 			t.Errorf("source %s lost %d events: %s", l.Source, l.Events, l.Reason)
 		}
 	}
 	for _, s := range samples {
 		if s.Metric.Name == metric && slices.Equal(s.Values, values) {
 			s.Counts = slices.Clone(s.Counts)
-			return s
+			return s, recursions
 		}
 	}
-	return Sample{}
+	return Sample{}, recursions
 }
 
 func events(s Sample) uint64 {
