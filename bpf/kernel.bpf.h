@@ -57,6 +57,7 @@ struct thread_info {
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int __state;
+	unsigned int flags;
 	unsigned char on_cpu; /* an int before, of which the lowest byte is enough */
 	int pid;
 };
@@ -135,6 +136,7 @@ enum {
 #define EEXIST	     17
 #define FMODE_OPENED 0x80000 /* since 4.19 */
 #define EOPENSTALE   518
+#define PF_KTHREAD   0x00200000
 #define REQ_OP_MASK  0xff
 #define IPPROTO_TCP  6
 #define TASK_DEAD    0x80

@@ -132,6 +132,18 @@ func catalogue() []source {
 			hooks: []hook{tracepoints("sched", true, "sched_switch")},
 		},
 		{
+			name: "reclaim", standard: true,
+			metrics: []metric{
+				{name: "memory_stall_seconds", help: "Time a task is held up by freeing memory or by making room for a larger block of it.", fromZero: true},
+			},
+			hooks: []hook{
+				tracepoints("direct_reclaim", true, "mm_vmscan_direct_reclaim_end", "mm_vmscan_direct_reclaim_begin"),
+				tracepoints("memcg_reclaim", true, "mm_vmscan_memcg_reclaim_end", "mm_vmscan_memcg_reclaim_begin"),
+				tracepoints("compaction", true, "mm_compaction_end", "mm_compaction_begin"),
+			},
+			configure: configureInFlight,
+		},
+		{
 			name: "runqueue", standard: true,
 			metrics: []metric{{
 				name: "run_queue_latency_seconds", help: "Time a runnable task waits for a CPU.", fromZero: true,

@@ -68,7 +68,8 @@ func TestConfigErrors(t *testing.T) {
 	}{
 		{SourceConfig{Name: "nfs", Histogram: "native"}, "histogram", `unknown form "native" (one of classic, custom and exponential)`},
 		{
-			SourceConfig{Name: "nfs", Histogram: Exponential, Buckets: count(3)}, "buckets",
+			SourceConfig{Name: "nfs", Histogram: Exponential, Buckets: count(3)},
+			"buckets",
 			"exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 1us, max: 64s}}, or leave the key out)",
 		},
 		{SourceConfig{Name: "nfs", Buckets: exponential(4, 1000, 2000)}, "buckets.exponential.schema", "4 is not between 0 and 3 (2^schema buckets to each power of two)"},

@@ -28,6 +28,12 @@ func TestMain(m *testing.M) {
 			fmt.Println(err)
 		}
 		os.Exit(1) // it ends by itself
+	case "reader":
+		if err := readInCgroup(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "no BTF":
 		if err := hideBTF(); err != nil {
 			fmt.Println("cannot hide type information:", err)
