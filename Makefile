@@ -9,7 +9,7 @@ ldflags := -s -w -X $(stamp).Version=$(version) -X $(stamp).Revision=$(shell git
 packages := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev gcc libc6-dev qemu-system-x86 qemu-system-arm \
 	prometheus systemd shellcheck
 
-.PHONY: build run test test-go test-vm lint generate generate-check bench deps clean
+.PHONY: build run test test-go test-receivers test-vm lint generate generate-check bench deps clean
 
 build: ## the agent, static, for this architecture
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(ldflags)' -o $(build)/latpush ./agent/latpush
@@ -22,10 +22,13 @@ FORCE:
 run: build $(build)/latpush-receiver
 	sh deploy/run.sh $(build)/latpush $(build)/latpush-receiver
 
-test: deps generate-check lint test-go test-vm
+test: deps generate-check lint test-go test-receivers test-vm
 
 test-go:
 	go test -race -short -timeout 20m ./...
+
+test-receivers: ## real receivers, which are built the first time, and faults of the network, the disk and the process
+	go test -count 1 -timeout 30m -v ./internal/receivers ./internal/endtoend/...
 
 test-vm:
 	go test -count 1 -timeout 30m -v ./internal/vm/matrix
@@ -47,7 +50,8 @@ generate-check: ## the committed objects are what the sources compile to
 	for object in $$(cd $(build)/generated && ls */*.o); do cmp $(build)/generated/$$object bpf/$$object || exit 1; done
 
 bench:
-	go test -run '^$$' -bench . -benchtime 1x -v ./internal/bench
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m -v ./internal/bench
+	go test -run '^$$' -bench 'Ratio|Wire' -benchtime 1x -v ./internal/promwire
 
 deps:
 	@missing=; for package in $(packages); do \

@@ -18,6 +18,7 @@ import (
 	"github.com/latpush/latpush/agent/schedule"
 	"github.com/latpush/latpush/agent/sender"
 	"github.com/latpush/latpush/agent/telemetry"
+	"github.com/latpush/latpush/agent/wallclock"
 	"github.com/latpush/latpush/internal/kernel"
 	"github.com/latpush/latpush/internal/latency"
 )
@@ -50,6 +51,9 @@ type Agent struct {
 	schedule      schedule.Schedule
 	kernel        Kernel
 	spool         Spool
+	quarantine    Quarantine
+	wall          *wallclock.Clock
+	time          *timing
 	senderMetrics *sender.Metrics
 	receivers     map[string]*receiver // by name: the senders that deliver
 	cursors       map[string]Cursor    // by name: the open cursors
@@ -70,6 +74,9 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if a.senderMetrics, err = sender.NewMetrics(a.metrics.Registerer()); err != nil {
 		return nil, fmt.Errorf("register sender metrics: %w", err)
 	}
+	if a.wall, err = wallclock.New(a.clock, a.metrics.Registerer(), a.log); err != nil {
+		return nil, fmt.Errorf("register metrics of the clock: %w", err)
+	}
 	if a.spool, err = a.rooms.OpenSpool(loaded.Spool.Options); err != nil {
 		return nil, err
 	}
@@ -81,6 +88,11 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 
 // open prepares the receivers and loads the sources.
 func (a *Agent) open(ctx context.Context) error {
+	var err error
+	a.time = &timing{clock: a.clock, wall: a.wall, spool: a.spool, limit: time.Duration(a.config.ClockSyncTimeout)}
+	if a.quarantine, err = a.rooms.OpenQuarantine(a.config.Spool.Quarantine(), int64(a.config.Spool.QuarantineMaxSize)); err != nil {
+		return err
+	}
 	prepared, err := a.prepare(a.config)
 	if err != nil {
 		return err

@@ -24,6 +24,7 @@ import (
 	"github.com/latpush/latpush/internal/latency"
 	"github.com/latpush/latpush/internal/promwire"
 	"github.com/latpush/latpush/internal/spool"
+	"github.com/latpush/latpush/internal/spool/quarantine"
 	"github.com/latpush/latpush/internal/upload"
 )
 
@@ -63,7 +64,8 @@ func (j *journal) count(event string) int {
 	return n
 }
 
-// bubbleClock is the clock of a synctest bubble: CLOCK_BOOTTIME is the time since it was made, and what it was moved by.
+// bubbleClock is the clock of a synctest bubble: CLOCK_BOOTTIME is the time since it was made, and what it was moved by. The wall clock is 26 years
+// ahead of the bubble's, in which latpush cannot have run.
 type bubbleClock struct {
 	begin time.Time
 	mu    sync.Mutex
@@ -73,7 +75,7 @@ type bubbleClock struct {
 func (c *bubbleClock) Now() latency.Instant {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return latency.Instant{Boottime: time.Since(c.begin) + c.ahead, Wall: time.Now()}
+	return latency.Instant{Boottime: time.Since(c.begin) + c.ahead, Wall: time.Now().AddDate(26, 0, 0)}
 }
 
 // suspend lets time pass that timers do not see.
@@ -129,6 +131,13 @@ func (r *rooms) OpenSpool(o spool.Options) (Spool, error) {
 		return nil, err
 	}
 	return &fakeSpool{Spool: opened, rooms: r}, nil
+}
+
+func (r *rooms) OpenQuarantine(directory string, maxBytes int64) (Quarantine, error) {
+	if err := r.openErr["quarantine"]; err != nil {
+		return nil, err
+	}
+	return quarantine.Open(directory, maxBytes, slog.New(slog.DiscardHandler), nil)
 }
 
 func (r *rooms) NewEncoder(o promwire.Options) (sender.Encoder, error) { return promwire.NewEncoder(o) }
@@ -214,9 +223,9 @@ type fakeCursor struct {
 	name  string
 }
 
-func (c *fakeCursor) Commit(p spool.Position) error {
+func (c *fakeCursor) Commit(p spool.Position, state []byte) error {
 	c.rooms.note("commit", c.name)
-	return c.Reader.Commit(p)
+	return c.Reader.Commit(p, state)
 }
 
 type fakeClient struct {
@@ -224,7 +233,18 @@ type fakeClient struct {
 	name  string
 }
 
-func (c *fakeClient) Deliver(ctx context.Context, _ promwire.Request) (upload.Answer, error) {
+func (c *fakeClient) Send(ctx context.Context, r promwire.Request) upload.Answer {
+	answer, _ := c.Deliver(ctx, r, 0, nil)
+	return answer
+}
+
+func (c *fakeClient) Refuse(promwire.Request, upload.Answer) {}
+
+func (c *fakeClient) Bytes(r promwire.Request) int { return len(r.Body) }
+
+func (c *fakeClient) Transferred() int64 { return 0 }
+
+func (c *fakeClient) Deliver(ctx context.Context, _ promwire.Request, _ time.Duration, _ func(context.Context) error) (upload.Answer, error) {
 	c.rooms.note("deliver", c.name)
 	c.rooms.mu.Lock()
 	deliver := c.rooms.deliver
@@ -271,8 +291,10 @@ func newStand(t *testing.T) *stand {
 	return s
 }
 
+// receiverNamed is the configuration of a receiver that is sent samples and nothing else.
 func receiverNamed(name string) upload.Config {
 	c := upload.DefaultConfig()
+	c.MetadataConfig.Send, c.StaleMarkers = false, false
 	c.Name = name
 	c.URL = &commonconfig.URL{URL: &url.URL{Scheme: "http", Host: name + ".example"}}
 	return c

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/latpush/latpush/agent/budget"
 	"github.com/latpush/latpush/agent/config"
 	"github.com/latpush/latpush/agent/sender"
 	"github.com/latpush/latpush/internal/promwire"
@@ -18,8 +20,7 @@ import (
 
 // receiver is one entry of remote_write with the sender that serves it.
 type receiver struct {
-	config upload.Config
-	labels []promwire.Label
+	plan   plan
 	client Client
 	sender *sender.Sender
 
@@ -29,28 +30,73 @@ type receiver struct {
 	drained bool
 }
 
+// plan is all that a configuration says about one receiver. While it stays the same, a reload does not touch the receiver.
+type plan struct {
+	Config     upload.Config
+	Labels     []promwire.Label
+	Interval   time.Duration
+	Histograms map[string]promwire.Histogram // by metric, of those that are not classic
+}
+
+// plans returns what a configuration says about each receiver.
+func plans(loaded *config.Config) []plan {
+	labels, histograms := externalLabels(loaded), histogramsOf(loaded)
+	all := make([]plan, len(loaded.RemoteWrite))
+	for i, c := range loaded.RemoteWrite {
+		all[i] = plan{Config: c, Labels: labels, Interval: time.Duration(loaded.Interval), Histograms: histograms}
+	}
+	return all
+}
+
+// histogramsOf returns how the histograms of a configuration's sources are sent.
+func histogramsOf(loaded *config.Config) map[string]promwire.Histogram {
+	histograms := make(map[string]promwire.Histogram)
+	for i := range loaded.Sources {
+		source := &loaded.Sources[i]
+		for _, metric := range source.Metrics() {
+			if form := promwire.Histogram(source.Histogram); form == promwire.Custom || form == promwire.Exponential {
+				histograms[metric] = form
+			}
+		}
+	}
+	return histograms
+}
+
+// wire returns how the receiver's requests are encoded.
+func (p *plan) wire() promwire.Options {
+	c := &p.Config
+	return promwire.Options{
+		Labels: p.Labels, MaxSamples: c.QueueConfig.MaxSamplesPerSend, Relabel: c.WriteRelabelConfigs,
+		Histograms: func(family string) promwire.Histogram { return cmp.Or(p.Histograms[family], promwire.Classic) },
+		NoNative:   !c.SendNativeHistograms,
+		// A receiver that was configured for 1.0 is one that the user knows. To one that fell back to it, classic lines are the safe choice.
+		NativeInV1: c.SendNativeHistograms && c.ProtobufMessage == promwire.V1,
+		Metadata:   c.MetadataConfig.Send, StaleMarkers: c.StaleMarkers, IdleInterval: time.Duration(c.IdleInterval),
+	}
+}
+
 // prepare makes the receivers that are new or changed in a configuration. Nothing of it is in force yet.
 func (a *Agent) prepare(loaded *config.Config) ([]*receiver, error) {
-	labels := externalLabels(loaded)
 	var prepared []*receiver
-	for _, c := range loaded.RemoteWrite {
-		if old, running := a.receivers[c.Name]; running && reflect.DeepEqual(old.config, c) && slices.Equal(old.labels, labels) {
+	for _, p := range plans(loaded) {
+		if old, running := a.receivers[p.Config.Name]; running && reflect.DeepEqual(old.plan, p) {
 			continue
 		}
-		r, err := a.newReceiver(c, labels)
+		r, err := a.newReceiver(p)
 		if err != nil {
 			for _, unused := range prepared {
 				unused.client.Close()
 			}
-			return nil, fmt.Errorf("prepare receiver %s: %w", c.Name, err)
+			return nil, fmt.Errorf("prepare receiver %s: %w", p.Config.Name, err)
 		}
 		prepared = append(prepared, r)
 	}
 	return prepared, nil
 }
 
-func (a *Agent) newReceiver(c upload.Config, labels []promwire.Label) (*receiver, error) {
-	encoder, err := a.rooms.NewEncoder(promwire.Options{Labels: labels, MaxSamples: c.QueueConfig.MaxSamplesPerSend})
+func (a *Agent) newReceiver(p plan) (*receiver, error) {
+	c := &p.Config
+	encoder, err := a.rooms.NewEncoder(p.wire())
 	if err != nil {
 		return nil, err
 	}
@@ -61,15 +107,26 @@ func (a *Agent) newReceiver(c upload.Config, labels []promwire.Label) (*receiver
 		}
 		a.cursors[c.Name] = cursor
 	}
-	client, err := a.rooms.NewClient(c)
+	client, err := a.rooms.NewClient(*c)
 	if err != nil {
 		return nil, err
 	}
-	log := a.log.With("receiver", c.Name)
 	return &receiver{
-		config: c, labels: labels, client: client,
-		sender: sender.New(c.Name, cursor, encoder, client, sender.Options{}, a.senderMetrics, log),
+		plan: p, client: client,
+		sender: sender.New(sender.Options{
+			Name: c.Name, Reader: cursor, Encoder: encoder, Client: client, Clock: a.time, Quarantine: a.quarantine,
+			NewBudget: a.budgetOf(c), Settings: sender.SettingsOf(c, p.Interval), Metrics: a.senderMetrics, Log: a.log.With("receiver", c.Name),
+		}),
 	}, nil
+}
+
+// budgetOf returns what makes the budget of a metered link, nil for one that is not.
+func (a *Agent) budgetOf(c *upload.Config) func(from budget.State) sender.Budget {
+	limits := budget.Options{MaxBytesPerDay: c.MaxBytesPerDay, MaxBytesPerSecond: c.MaxBytesPerSecond}
+	if limits == (budget.Options{}) {
+		return nil
+	}
+	return func(from budget.State) sender.Budget { return budget.New(limits, a.clock, a.wall.Synchronized, from) }
 }
 
 // externalLabels returns the labels of every series, sorted by name.
@@ -83,7 +140,7 @@ func externalLabels(loaded *config.Config) []promwire.Label {
 
 // install puts a prepared receiver in the place of the one with its name, if there is one. Its sender is started by start.
 func (a *Agent) install(r *receiver) {
-	name := r.config.Name
+	name := r.plan.Config.Name
 	if _, running := a.receivers[name]; running {
 		a.retire(name)
 	}
@@ -173,6 +230,7 @@ func (a *Agent) stop() error {
 		errs = append(errs, fmt.Errorf("remove programs: %w", err))
 	}
 	a.drain(time.Duration(a.config.ShutdownTimeout))
+	a.quarantine.Close()
 	if err := a.spool.Close(); err != nil {
 		errs = append(errs, fmt.Errorf("close spool: %w", err))
 	}

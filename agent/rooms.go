@@ -32,6 +32,8 @@ type Spool interface {
 	Reader(name string) (Cursor, error)
 	// Readers returns the names of all cursors, open or not. Each holds back the removal of what it has not delivered.
 	Readers() []string
+	// Boots returns the boots of the snapshots that it holds, in order.
+	Boots() []spool.Boot
 	// Forget removes a closed cursor and what only it held back.
 	Forget(name string) error
 	Close() error
@@ -41,6 +43,12 @@ type Spool interface {
 type Cursor interface {
 	sender.Reader
 	Close() error
+}
+
+// Quarantine keeps the requests that are set apart. *quarantine.Store is one.
+type Quarantine interface {
+	sender.Quarantine
+	Close()
 }
 
 // Client delivers to one receiver. *upload.Client is one.
@@ -54,6 +62,8 @@ type Client interface {
 type Rooms interface {
 	OpenKernel(ctx context.Context, configs []kernel.SourceConfig) (Kernel, error)
 	OpenSpool(o spool.Options) (Spool, error)
+	// OpenQuarantine opens the folder of requests that are set apart, of that many bytes at most.
+	OpenQuarantine(directory string, maxBytes int64) (Quarantine, error)
 	NewEncoder(o promwire.Options) (sender.Encoder, error)
 	NewClient(c upload.Config) (Client, error)
 }

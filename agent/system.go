@@ -12,6 +12,7 @@ import (
 	"github.com/latpush/latpush/internal/kernel"
 	"github.com/latpush/latpush/internal/promwire"
 	"github.com/latpush/latpush/internal/spool"
+	"github.com/latpush/latpush/internal/spool/quarantine"
 	"github.com/latpush/latpush/internal/upload"
 )
 
@@ -35,6 +36,10 @@ func (s system) OpenSpool(o spool.Options) (Spool, error) {
 		return nil, err
 	}
 	return systemSpool{opened}, nil
+}
+
+func (s system) OpenQuarantine(directory string, maxBytes int64) (Quarantine, error) {
+	return quarantine.Open(directory, maxBytes, s.log, s.registry)
 }
 
 func (s system) NewEncoder(o promwire.Options) (sender.Encoder, error) { return promwire.NewEncoder(o) }

@@ -12,6 +12,7 @@ import (
 func (a *Agent) tick() {
 	taken := a.clock.Now()
 	a.metrics.Ticks.Inc()
+	a.wall.Observe(taken)
 	snapshot := &latency.Snapshot{Taken: taken, Families: a.families()}
 	a.outcome(telemetry.StageAppend, "snapshot is lost, the spool does not take it", a.spool.Append(snapshot))
 	a.metrics.TickDuration.Set((a.clock.Now().Boottime - taken.Boottime).Seconds())

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -61,9 +62,14 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 	}
 	// Zero values are the spool's defaults, so the example's must be those that its documentation names.
 	want := defaults.Spool
-	want.MaxBytes, want.MaxAge, want.Fsync = 64<<20, 30*model.Duration(24*time.Hour), spool.FsyncAlways
+	want.MaxBytes, want.MaxAge, want.Fsync, want.MaxMemory = 64<<20, 30*model.Duration(24*time.Hour), spool.FsyncAlways, 8<<20
 	if example.Spool != want {
 		t.Errorf("spool is %+v, want %+v", example.Spool, want)
+	}
+	receiver := example.RemoteWrite[0]
+	receiver.Name = defaults.RemoteWrite[0].Name
+	if !reflect.DeepEqual(receiver, defaults.RemoteWrite[0]) {
+		t.Errorf("the receiver differs from one with its defaults: %+v\n%+v", receiver.QueueConfig, defaults.RemoteWrite[0].QueueConfig)
 	}
 }
 

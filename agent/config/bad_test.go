@@ -133,7 +133,7 @@ func badFiles() map[string][]string {
 		},
 		"similar_keys": {
 			"FILE:2: spool_size: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, remote_write, shutdown_timeout, sources, spool)",
-			`FILE:3: spool.fsync: "sometimes" is unknown (always or never)`,
+			`FILE:3: spool.fsync: "sometimes" is unknown (always, never or a duration such as 10s)`,
 		},
 		"source_scalar": {
 			`FILE:3: sources[0]: expected keys and values, not "nfs"`,
@@ -157,7 +157,7 @@ func badFiles() map[string][]string {
 			"FILE:3: spool.directory: must be set (a directory of its own, such as /var/lib/latpush)",
 		},
 		"spool_fsync": {
-			`FILE:3: spool.fsync: "sometimes" is unknown (always or never)`,
+			`FILE:3: spool.fsync: "sometimes" is unknown (always, never or a duration such as 10s)`,
 		},
 		"spool_size": {
 			`FILE:2: spool.max_size: "64 megs" is no size (a number with a unit: KiB, MiB or GiB)`,
@@ -197,7 +197,10 @@ func badFiles() map[string][]string {
 			"FILE:4: remote_write[0].tls_config.ca_fil: unknown key (did you mean ca_file?)",
 		},
 		"unknown_receiver_key": {
-			"FILE:3: remote_write[0].write_relabel_configs: unknown key (known are authorization, basic_auth, bearer_token, bearer_token_file, enable_http2, follow_redirects, headers, http_headers, name, no_proxy, oauth2, proxy_connect_header, proxy_from_environment, proxy_url, queue_config, remote_timeout, tls_config, url)",
+			"FILE:3: remote_write[0].sigv4: not supported: latpush does not sign requests for AWS (send to a signing proxy on this host by url or proxy_url)",
+			"FILE:4: remote_write[0].queue_config.max_shards: not supported: latpush sends the requests of a receiver one after the other, in order, so there are no shards (remove the key)",
+			"FILE:5: remote_write[0].write_relabel_config: unknown key (did you mean write_relabel_configs?)",
+			"FILE:6: remote_write[0].histograms: unknown key (known are authorization, basic_auth, bearer_token, bearer_token_file, enable_http2, follow_redirects, headers, http_headers, idle_interval, max_bytes_per_day, max_bytes_per_second, metadata_config, name, no_proxy, oauth2, protobuf_message, proxy_connect_header, proxy_from_environment, proxy_url, push_interval, quarantine_after, queue_config, remote_timeout, send_native_histograms, stale_markers, tls_config, url, write_relabel_configs)",
 		},
 		"unknown_source_key": {
 			"FILE:4: sources[0].bucket: unknown key (did you mean buckets?)",

@@ -7,10 +7,13 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/alecthomas/units"
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/latpush/latpush/internal/upload"
 )
 
 // checker compares the form of a document with the Go type that it is going to be decoded into, and reports every difference with its key.
@@ -94,11 +97,21 @@ func (c *checker) mapping(node *yaml.Node, path string, known fields) {
 		c.lines[full] = key.Line
 		t, found := known.find(key.Value)
 		if !found {
-			c.report(key.Line, full, known.unknown(key.Value))
+			c.report(key.Line, full, unknownKey(full, key.Value, known))
 			continue
 		}
 		c.value(value, t, full)
 	}
+}
+
+// unknownKey says that there is no such key. Those that Prometheus has for a receiver, and latpush has not, get a reason of their own.
+func unknownKey(path, key string, known fields) error {
+	if strings.HasPrefix(path, receiversKey+"[") {
+		if why, foreign := upload.ForeignKey(key); foreign {
+			return fmt.Errorf("not supported: %s", why)
+		}
+	}
+	return known.unknown(key)
 }
 
 // merge checks the mappings that `<<` merges into another one.

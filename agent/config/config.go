@@ -27,6 +27,7 @@ import (
 	"github.com/latpush/latpush/internal/kernel"
 	"github.com/latpush/latpush/internal/promwire"
 	"github.com/latpush/latpush/internal/spool"
+	"github.com/latpush/latpush/internal/spool/quarantine"
 	"github.com/latpush/latpush/internal/upload"
 )
 
@@ -101,6 +102,9 @@ type Spool struct {
 	// QuarantineMaxSize bounds the requests that are set apart because a receiver only ever fails at them. The default is 16MiB.
 	QuarantineMaxSize units.Base2Bytes `yaml:"quarantine_max_size"`
 }
+
+// Quarantine is the folder of the requests that are set apart.
+func (s *Spool) Quarantine() string { return filepath.Join(s.Directory, quarantine.Folder) }
 
 // Load reads and validates a configuration file. The host gives the default of the label `instance`. The error is of type Errors.
 func Load(file string, host identity.Host) (*Config, error) {

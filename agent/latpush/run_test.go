@@ -16,11 +16,12 @@ import (
 	"time"
 
 	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/prompb"
 	"golang.org/x/sys/unix"
 )
 
-// series is one received time series: its labels in the order of the wire, how many samples it has, and the newest value.
+// series is one received time series: its labels in the order of the wire, how many samples it has, the mark of its end aside, and the newest value.
 type series struct {
 	labels  string
 	samples int
@@ -57,7 +58,11 @@ func receiver(t *testing.T, status *atomic.Int32) (url string, received <-chan [
 			for _, l := range ts.Labels {
 				labels = append(labels, fmt.Sprintf("%s=%q", l.Name, l.Value))
 			}
-			got = append(got, series{strings.Join(labels, ","), len(ts.Samples), ts.Samples[len(ts.Samples)-1].Value})
+			newest, samples := ts.Samples[len(ts.Samples)-1].Value, len(ts.Samples)
+			if value.IsStaleNaN(newest) {
+				samples--
+			}
+			got = append(got, series{strings.Join(labels, ","), samples, newest})
 		}
 		all <- got
 		w.WriteHeader(http.StatusNoContent)

@@ -76,9 +76,10 @@ func BenchmarkTick(b *testing.B) {
 			b.Fatal(err)
 		}
 		lap(2)
-		if _, err := encoder.Encode(&snapshot); err != nil {
+		if _, err := encoder.Encode(promwire.V1, &snapshot); err != nil {
 			b.Fatal(err)
 		}
+		encoder.Accept()
 		lap(3)
 	}
 	for range 5 {

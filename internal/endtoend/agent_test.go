@@ -13,25 +13,44 @@ import (
 	"time"
 )
 
-// binary is the agent, built once for all tests.
-var binary string
-
+// TestMain makes the test binary its own child process too: with a life in the environment it appends until it is killed.
 func TestMain(m *testing.M) {
-	folder, err := os.MkdirTemp("", "latpush-endtoend")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	binary = filepath.Join(folder, "latpush")
-	build := exec.Command("go", "build", "-o", binary, "github.com/latpush/latpush/agent/latpush")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build agent: %v\n%s", err, output)
-		os.Exit(1)
+	if text := os.Getenv(childEnvironment); text != "" {
+		if err := live(text); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	code := m.Run()
-	_ = os.RemoveAll(folder)
+	_ = os.RemoveAll(built.folder)
 	os.Exit(code)
+}
+
+// built is the agent, built once for all tests that need it.
+var built struct {
+	once   sync.Once
+	folder string
+	err    error
+}
+
+// binary returns the agent.
+func binary(t *testing.T) string {
+	t.Helper()
+	built.once.Do(func() {
+		if built.folder, built.err = os.MkdirTemp("", "latpush-endtoend"); built.err != nil {
+			return
+		}
+		build := exec.Command("go", "build", "-o", built.folder, "github.com/latpush/latpush/agent/latpush")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if output, err := build.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("build agent: %w\n%s", err, output)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return filepath.Join(built.folder, "latpush")
 }
 
 // runningAgent is the agent as a process of its own.
@@ -75,12 +94,20 @@ func configFile(t *testing.T, folder, url, sources string) string {
 
 func startAgent(t *testing.T, config string) *runningAgent {
 	t.Helper()
+	return startAgentWith(t, config, func(command *exec.Cmd) {
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// startAgentWith leaves it to start where the process is.
+func startAgentWith(t *testing.T, config string, start func(*exec.Cmd)) *runningAgent {
+	t.Helper()
 	a := &runningAgent{t: t, config: config, log: &lockedBuffer{}, exited: make(chan error, 1)}
-	a.command = exec.Command(binary, "run", "--config.file", config)
+	a.command = exec.Command(binary(t), "run", "--config.file", config)
 	a.command.Stdout, a.command.Stderr = a.log, a.log
-	if err := a.command.Start(); err != nil {
-		t.Fatal(err)
-	}
+	start(a.command)
 	go func() { a.exited <- a.command.Wait() }()
 	t.Cleanup(func() {
 		_ = a.command.Process.Kill()
@@ -91,10 +118,13 @@ func startAgent(t *testing.T, config string) *runningAgent {
 	return a
 }
 
+// limit is how long the tests wait for what should come soon.
+const limit = 20 * time.Second
+
 // waitLog waits until the agent's log has text.
 func (a *runningAgent) waitLog(text string) {
 	a.t.Helper()
-	eventually(a.t, 20*time.Second, func() error {
+	eventually(a.t, limit, func() error {
 		if !strings.Contains(a.log.String(), text) {
 			return fmt.Errorf("the agent's log has no %q", text)
 		}

@@ -24,7 +24,10 @@ func makeCalls(n int) {
 	}
 }
 
-const counted = `syscall_latency_seconds_count{syscall="sched_get_priority_max",job="latpush",instance="edge-1"}`
+// countedMetric is what they are counted in, counted the series of their number.
+const countedMetric = "syscall_latency_seconds_count"
+
+const counted = countedMetric + `{syscall="sched_get_priority_max",job="latpush",instance="edge-1"}`
 
 // What PromQL answers equals what was done in the kernel, at the embedded receiver and at the distribution's Prometheus, and what was done
 // just before SIGTERM arrives too.
@@ -41,7 +44,8 @@ func TestCountsArrive(t *testing.T) {
 			s.checkOwnMetrics()
 			makeCalls(77)
 			a.stop()
-			s.expect(counted, 5077)
+			s.expect("last_over_time("+counted+"[5m])", 5077) // which ended with the agent
+			s.expect(counted+" or vector(-1)", -1)
 		})
 	}
 }
@@ -53,28 +57,33 @@ func (s *server) checkHistograms() {
 		"syscall_latency_seconds", "run_queue_latency_seconds", "softirq_latency_seconds", "softirq_service_seconds",
 		"block_io_latency_seconds", "block_io_queue_seconds",
 	} {
-		buckets, err := s.query(metric + "_bucket")
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		counts, err := s.query(metric + "_count")
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		if !strings.HasPrefix(metric, "block_io") && len(counts) == 0 {
-			s.t.Errorf("no %s arrived", metric)
-		}
-		if len(buckets) != 28*len(counts) {
-			s.t.Errorf("%s: %d buckets of %d histograms, want 28 of each", metric, len(buckets), len(counts))
-		}
-		for _, count := range counts {
-			checkBuckets(s.t, metric, count, buckets)
-		}
-		// Both selectors are answered from the same instant.
-		unequal, err := s.query(fmt.Sprintf(`%s_count != ignoring(le) %s_bucket{le="+Inf"}`, metric, metric))
-		if err != nil || len(unequal) != 0 {
-			s.t.Errorf("%s: count is not +Inf: %v %v", metric, unequal, err)
-		}
+		s.checkHistogram(metric)
+	}
+}
+
+func (s *server) checkHistogram(metric string) {
+	s.t.Helper()
+	buckets, err := s.query(metric + "_bucket")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	counts, err := s.query(metric + "_count")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if !strings.HasPrefix(metric, "block_io") && len(counts) == 0 {
+		s.t.Errorf("no %s arrived", metric)
+	}
+	if len(buckets) != 28*len(counts) {
+		s.t.Errorf("%s: %d buckets of %d histograms, want 28 of each", metric, len(buckets), len(counts))
+	}
+	for _, count := range counts {
+		checkBuckets(s.t, metric, count, buckets)
+	}
+	// Both selectors are answered from the same instant.
+	unequal, err := s.query(fmt.Sprintf(`%s_count != ignoring(le) %s_bucket{le="+Inf"}`, metric, metric))
+	if err != nil || len(unequal) != 0 {
+		s.t.Errorf("%s: count is not +Inf: %v %v", metric, unequal, err)
 	}
 }
 
@@ -133,11 +142,12 @@ func TestQuantileIsTheTimeTaken(t *testing.T) {
 	slices.Sort(took)
 	s.expect(`syscall_latency_seconds_count{syscall="rt_sigtimedwait"} >= bool 100`, 1)
 	a.stop()
-	median, err := s.value(`histogram_quantile(0.5, syscall_latency_seconds_bucket{syscall="rt_sigtimedwait"})`)
+	median, err := s.value(`histogram_quantile(0.5, last_over_time(syscall_latency_seconds_bucket{syscall="rt_sigtimedwait"}[5m]))`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mean, err := s.value(`syscall_latency_seconds_sum{syscall="rt_sigtimedwait"} / syscall_latency_seconds_count{syscall="rt_sigtimedwait"}`)
+	mean, err := s.value(`last_over_time(syscall_latency_seconds_sum{syscall="rt_sigtimedwait"}[5m])` +
+		` / last_over_time(syscall_latency_seconds_count{syscall="rt_sigtimedwait"}[5m])`)
 	if err != nil {
 		t.Fatal(err)
 	}

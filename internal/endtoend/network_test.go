@@ -37,6 +37,12 @@ func serve(t *testing.T, address string, handle func(net.Conn)) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveOn(t, listener, handle)
+}
+
+// serveOn does so on a listener, and closes it too.
+func serveOn(t *testing.T, listener net.Listener, handle func(net.Conn)) (stop func()) {
+	t.Helper()
 	var mu sync.Mutex
 	var open []net.Conn
 	var all sync.WaitGroup

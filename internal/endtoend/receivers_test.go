@@ -3,11 +3,6 @@ package endtoend
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,6 +11,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/latpush/latpush/internal/receiver"
+	"github.com/latpush/latpush/internal/receivers"
 )
 
 // server is a receiver with Prometheus's query API.
@@ -23,6 +19,7 @@ type server struct {
 	t   *testing.T
 	url string
 	api v1.API
+	now func() time.Time // when queries are evaluated
 }
 
 func (s *server) writeURL() string { return s.url + "/api/v1/write" }
@@ -33,13 +30,19 @@ func newServer(t *testing.T, url string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &server{t: t, url: url, api: v1.NewAPI(client)}
+	return &server{t: t, url: url, api: v1.NewAPI(client), now: time.Now}
 }
 
 // embedded starts the receiver of `make run`.
 func embedded(t *testing.T) *server {
 	t.Helper()
-	r, err := receiver.Start(t.Context(), receiver.Options{Listen: "127.0.0.1:0"})
+	return embeddedWith(t, receiver.Options{})
+}
+
+func embeddedWith(t *testing.T, o receiver.Options) *server {
+	t.Helper()
+	o.Listen = "127.0.0.1:0"
+	r, err := receiver.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,66 +50,34 @@ func embedded(t *testing.T) *server {
 	return newServer(t, r.URL())
 }
 
-// debianPrometheus starts the distribution's Prometheus.
-func debianPrometheus(t *testing.T) *server {
+// real starts a receiver that hosts push to.
+func real(t *testing.T, p receivers.Program, o receivers.Options) *server {
 	t.Helper()
-	path, err := exec.LookPath("prometheus")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("no prometheus on this machine (apt-get install prometheus)")
-		}
-		t.Skip("no prometheus on this machine (apt-get install prometheus)")
-	}
-	folder := t.TempDir()
-	config := filepath.Join(folder, "prometheus.yml")
-	if err := os.WriteFile(config, []byte("global: {}\nstorage: {tsdb: {out_of_order_time_window: 1h}}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	address := freeAddress(t)
-	command := exec.Command(path, "--config.file", config, "--storage.tsdb.path", filepath.Join(folder, "data"), "--web.listen-address", address,
-		"--web.enable-remote-write-receiver", "--log.level=warn")
-	log := &lockedBuffer{}
-	command.Stdout, command.Stderr = log, log
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = command.Process.Kill()
-		_ = command.Wait()
-		if t.Failed() {
-			t.Logf("log of Prometheus:\n%s", log)
-		}
-	})
-	eventually(t, 30*time.Second, func() error {
-		response, err := http.Get("http://" + address + "/-/ready")
-		if err != nil {
-			return err
-		}
-		defer response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			return fmt.Errorf("prometheus is not ready: %s", response.Status)
-		}
-		return nil
-	})
-	return newServer(t, "http://"+address)
+	return newServer(t, receivers.Start(t, p, o).URL)
 }
 
-// freeAddress returns a loopback address that nobody listens on.
+func debianPrometheus(t *testing.T) *server {
+	t.Helper()
+	return real(t, receivers.DebianPrometheus, receivers.Options{})
+}
+
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
+	return receivers.FreeAddress(t)
+}
+
+// at asks the same server about another moment.
+func (s *server) at(moment time.Time) *server {
+	other := *s
+	other.now = func() time.Time { return moment }
+	return &other
 }
 
 // query returns the instant vector of a query.
 func (s *server) query(query string) (model.Vector, error) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
 	defer cancel()
-	value, _, _, err := s.api.Query(ctx, query, time.Now())
+	value, _, _, err := s.api.Query(ctx, query, s.now())
 	if err != nil {
 		return nil, fmt.Errorf("query %s: %w", query, err)
 	}
@@ -132,7 +103,12 @@ func (s *server) value(query string) (float64, error) {
 // expect waits until a query gives a value.
 func (s *server) expect(query string, want float64) {
 	s.t.Helper()
-	eventually(s.t, 20*time.Second, func() error {
+	s.expectWithin(limit, query, want)
+}
+
+func (s *server) expectWithin(limit time.Duration, query string, want float64) {
+	s.t.Helper()
+	eventually(s.t, limit, func() error {
 		got, err := s.value(query)
 		if err != nil {
 			return err
@@ -142,4 +118,24 @@ func (s *server) expect(query string, want float64) {
 		}
 		return nil
 	})
+}
+
+// stream returns what is stored of the one series that a selector finds.
+func (s *server) stream(selector string, span time.Duration) *model.SampleStream {
+	s.t.Helper()
+	value, _, _, err := s.api.Query(s.t.Context(), fmt.Sprintf("%s[%ds]", selector, int(span.Seconds())), s.now())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	matrix, ok := value.(model.Matrix)
+	if !ok || len(matrix) != 1 {
+		s.t.Fatalf("%s: %d series in %T, want one", selector, len(matrix), value)
+	}
+	return matrix[0]
+}
+
+// raw returns its samples.
+func (s *server) raw(selector string, span time.Duration) []model.SamplePair {
+	s.t.Helper()
+	return s.stream(selector, span).Values
 }

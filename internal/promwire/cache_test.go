@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/latpush/latpush/internal/latency"
 	"github.com/latpush/latpush/internal/promwire"
@@ -26,7 +27,7 @@ func TestCacheIsBounded(t *testing.T) {
 		{[]*latency.Snapshot{snapshot(t0+5, histogram(exp2(2), nothing, "d"))}, 1, 1},
 		{[]*latency.Snapshot{snapshot(t0 + 6)}, 0, 0},
 	} {
-		requests, err := e.Encode(step.snaps...)
+		requests, err := e.Encode(promwire.V1, step.snaps...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -43,11 +44,11 @@ func TestCacheChangesNothing(t *testing.T) {
 	warm := newEncoder(t, promwire.Options{MaxSamples: 100})
 	for i, operations := range [][]string{{"a", "b"}, {"a", "b", "c", "d", "e", "f", "g"}, {"b"}, {"c", "a"}} {
 		s := snapshot(t0+int64(i), histogram(exp2(20+i), func(j int, s *latency.Series) { s.Counts[j], s.Sum = 5, 1<<j }, operations...))
-		want, err := newEncoder(t, promwire.Options{MaxSamples: 100}).Encode(s)
+		want, err := newEncoder(t, promwire.Options{MaxSamples: 100}).Encode(promwire.V1, s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := warm.Encode(s)
+		got, err := warm.Encode(promwire.V1, s)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +66,7 @@ func TestEncoderReleasesSnapshots(t *testing.T) {
 	func() {
 		s := snapshot(t0, histogram(exp2(3), func(int, *latency.Series) {}, "a", "b"))
 		runtime.AddCleanup(&s.Families[0], func(struct{}) { gone <- true }, struct{}{})
-		if _, err := e.Encode(s); err != nil {
+		if _, err := e.Encode(promwire.V1, s); err != nil {
 			t.Fatal(err)
 		}
 	}()
@@ -88,7 +89,7 @@ func TestEncoderReleasesBodies(t *testing.T) {
 	t.Parallel()
 	e := newEncoder(t, promwire.Options{MaxSamples: 30})
 	for _, sets := range []int{100, 3, 0, 5} {
-		requests, err := e.Encode(manySets(t0, sets))
+		requests, err := e.Encode(promwire.V1, manySets(t0, sets))
 		if err != nil || len(requests) != sets || e.Bodies() != sets {
 			t.Errorf("%d requests for %d label sets, %d bodies are kept, %v", len(requests), sets, e.Bodies(), err)
 		}
@@ -97,23 +98,24 @@ func TestEncoderReleasesBodies(t *testing.T) {
 
 // Once warm, the number of allocations of a tick does not depend on the label sets; nor does it with several ticks in a call.
 func TestEncodeAllocations(t *testing.T) {
-	for _, c := range []struct{ sets, ticks int }{{10, 1}, {1_000, 1}, {200, 8}} {
-		t.Run(fmt.Sprintf("%d sets, %d ticks", c.sets, c.ticks), func(t *testing.T) {
-			e := newEncoder(t, promwire.Options{Labels: []promwire.Label{{"job", "latpush"}}})
-			var snaps []*latency.Snapshot
-			for i := range c.ticks {
-				snaps = append(snaps, manySets(t0+int64(i), c.sets))
-			}
-			encode := func() {
-				if _, err := e.Encode(snaps...); err != nil {
-					t.Fatal(err)
+	for _, w := range sendings {
+		for _, c := range []struct{ sets, ticks int }{{10, 1}, {1_000, 1}, {200, 8}} {
+			t.Run(fmt.Sprintf("%s, %d sets, %d ticks", w.name, c.sets, c.ticks), func(t *testing.T) {
+				o := benchOptions(w.histogram)
+				o.IdleInterval = time.Nanosecond
+				e, snaps := newEncoder(t, o), work(w.histogram, c.sets, c.ticks)
+				encode := func() {
+					if _, err := e.Encode(w.protocol, snaps...); err != nil {
+						t.Fatal(err)
+					}
+					e.Accept()
 				}
-			}
-			encode()
-			if n := testing.AllocsPerRun(20, encode); n > 2 {
-				t.Errorf("%v allocations", n)
-			}
-		})
+				encode()
+				if n := testing.AllocsPerRun(20, encode); n > 2 {
+					t.Errorf("%v allocations", n)
+				}
+			})
+		}
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 func TestEncodeKinds(t *testing.T) {
 	t.Parallel()
 	e := newEncoder(t, promwire.Options{Labels: []promwire.Label{{"job", "latpush"}, {"instance", "edge-7"}}})
-	requests, err := e.Encode(snapshot(t0,
+	requests, err := e.Encode(promwire.V1, snapshot(t0,
 		latency.Family{
 			Name: "a_total", Kind: latency.Counter, LabelNames: []string{"source", "kind"},
 			Series: []latency.Series{{LabelValues: []string{"nfs", "x"}, Value: 12}, {LabelValues: []string{"nfs", "y"}}},
@@ -73,7 +73,7 @@ func TestEncodeLabels(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			requests, err := newEncoder(t, promwire.Options{Labels: c.base}).Encode(snapshot(t0, gauge("m", c.names, c.values)))
+			requests, err := newEncoder(t, promwire.Options{Labels: c.base}).Encode(promwire.V1, snapshot(t0, gauge("m", c.names, c.values)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -86,7 +86,7 @@ func TestEncodeLabelOrderOfHistogram(t *testing.T) {
 	t.Parallel()
 	f := histogram(exp2(1), func(_ int, s *latency.Series) { s.LabelValues = []string{"1", "2", "3"} }, "")
 	f.LabelNames = []string{"Capital", "ld", "lf"}
-	requests, err := newEncoder(t, promwire.Options{}).Encode(snapshot(t0, f))
+	requests, err := newEncoder(t, promwire.Options{}).Encode(promwire.V1, snapshot(t0, f))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestEncodeValues(t *testing.T) {
 		for _, v := range []float64{0, 1, -1, 0.1, math.MaxFloat64, math.SmallestNonzeroFloat64, math.Inf(1), math.Inf(-1), math.NaN()} {
 			f := gauge("g", nil, nil)
 			f.Series[0].Value = v
-			requests, err := newEncoder(t, promwire.Options{}).Encode(snapshot(ms, f))
+			requests, err := newEncoder(t, promwire.Options{}).Encode(promwire.V1, snapshot(ms, f))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -122,7 +122,7 @@ func TestEncodeNormalisesNaN(t *testing.T) {
 	t.Parallel()
 	f := gauge("g", nil, nil)
 	f.Series[0].Value = math.Float64frombits(0x7ff0000000000002)
-	requests, err := newEncoder(t, promwire.Options{}).Encode(snapshot(t0, f))
+	requests, err := newEncoder(t, promwire.Options{}).Encode(promwire.V1, snapshot(t0, f))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestEncodeNothing(t *testing.T) {
 	t.Parallel()
 	e := newEncoder(t, promwire.Options{})
 	for _, snaps := range [][]*latency.Snapshot{nil, {snapshot(t0)}, {snapshot(t0, gauge("g", nil))}} {
-		if requests, err := e.Encode(snaps...); err != nil || len(requests) != 0 {
+		if requests, err := e.Encode(promwire.V1, snaps...); err != nil || len(requests) != 0 {
 			t.Errorf("%d requests, %v", len(requests), err)
 		}
 	}
@@ -174,7 +174,7 @@ func TestEncodeGroupsTicks(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			for _, limit := range []int{0, 1, 2} {
-				requests, err := newEncoder(t, promwire.Options{MaxSamples: limit}).Encode(c.snaps...)
+				requests, err := newEncoder(t, promwire.Options{MaxSamples: limit}).Encode(promwire.V1, c.snaps...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -199,7 +199,7 @@ func TestEncodeBoundsRequests(t *testing.T) {
 		snaps = append(snaps, snapshot(t0+i, histogram(exp2(4), func(j int, s *latency.Series) { s.Counts[j] = uint64(i + 1) }, operations...)))
 	}
 	for _, limit := range []int{1, lines - 1, lines, lines + 1, 2*lines - 1, 2 * lines, 5 * lines, 1_000} {
-		requests, err := newEncoder(t, promwire.Options{MaxSamples: limit}).Encode(snaps...)
+		requests, err := newEncoder(t, promwire.Options{MaxSamples: limit}).Encode(promwire.V1, snaps...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,7 +245,7 @@ func TestEncodeChangeOfBounds(t *testing.T) {
 		return snapshot(ms, histogram(bounds, func(_ int, s *latency.Series) { s.Counts[0] = n }, "read"), gauge("z", nil, nil))
 	}
 	wide, narrow := []uint64{1_000, 2_000}, []uint64{1_000}
-	requests, err := newEncoder(t, promwire.Options{}).Encode(
+	requests, err := newEncoder(t, promwire.Options{}).Encode(promwire.V1,
 		at(t0, wide, 1), at(t0+1, wide, 2), at(t0+2, narrow, 3), at(t0+3, narrow, 4), at(t0+3, wide, 5), at(t0+4, wide, 6))
 	if err != nil {
 		t.Fatal(err)
@@ -317,7 +317,7 @@ func TestEncodeMalformed(t *testing.T) {
 				want[series] = samples
 			}
 			for range 2 { // the second call has the cache
-				requests, err := e.Encode(snapshot(t0, append(slices.Clone(c.bad), good)...))
+				requests, err := e.Encode(promwire.V1, snapshot(t0, append(slices.Clone(c.bad), good)...))
 				if !errors.Is(err, promwire.ErrMalformed) || !strings.Contains(err.Error(), c.reason) || strings.Count(err.Error(), "\n") > 0 {
 					t.Errorf("got the error %v, want %q in it", err, c.reason)
 				}

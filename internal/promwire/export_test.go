@@ -22,3 +22,9 @@ func (e *Encoder) CachedFamilies() int {
 	}
 	return n
 }
+
+// Symbols counts the strings that are kept.
+func (e *Encoder) Symbols() int { return len(e.symbols.numbers) }
+
+// Claims counts the relabelled series that are kept.
+func (e *Encoder) Claims() int { return len(e.claims) }

@@ -10,58 +10,61 @@ import (
 	"github.com/latpush/latpush/internal/latency"
 )
 
-// family is what is prepared once for a family: the bytes that its label sets share, and its label sets. It keeps nothing of a snapshot.
+// family is what is prepared once for a family: what its label sets share, and its label sets. It keeps nothing of a snapshot.
 type family struct {
 	// The shape. A family of the same name and another shape is prepared anew.
+	name       string
 	kind       latency.Kind
 	bounds     []uint64
 	labelNames []string
 
-	columns  []column // the labels of a series except __name__ and le, sorted by name
-	fallback []string // per label name: the base label's value that stands in for an empty one, or ""
-	lines    []line   // the series that one label set has, in the order of an exposition
+	columns  []column      // the labels of a series except __name__ and le, sorted by name
+	fallback []string      // per label name: the base label's value that stands in for an empty one, or ""
+	lines    [forms][]line // the series that one label set has in each form, in the order of an exposition
+	longest  int           // names and values that a line adds to the label set's, at most
+	native   *native       // nil: no native form
 	sets     map[string]*labelSet
 
-	call uint64 // the last call that had this family
-	live int    // label sets that this call had
+	symbols        []uint32 // what the lines and columns use
+	nameRef, leRef uint32   // "__name__", "le"
+	help, unit     string
+	helpRef        uint32
+	unitRef        uint32
+
+	call   uint64 // the last call that had this family
+	walked uint64 // the last call in which its label sets were asked for
+	live   int    // label sets that this call had
+	alive  int    // label sets that the last accepted snapshot had
 }
 
 // line is one series of a label set: a counter has one, a histogram of n bounds n+3.
 type line struct {
-	name   []byte // the __name__ label
-	bucket []byte // the le label, or nothing
+	name, le       string // le is empty unless it is a bucket
+	nameRef, leRef uint32 // their symbols
+
+	nameField, leField []byte // the labels as 1.0 has them; no leField unless it is a bucket
 }
 
 // column is one label of the family's series.
 type column struct {
 	name    string
+	symbol  uint32
 	value   int    // index in Series.LabelValues, or -1
 	base    string // the value when there is no index
 	section int    // which of labelSet's three parts it belongs to
 }
 
-// labelSet is what is prepared once for a label set: its labels in three pieces, between which a line puts its __name__ and its le.
-type labelSet struct {
-	before  []byte // names that sort before "__name__": those that begin with a capital
-	between []byte
-	after   []byte // names that sort after "le"
-
-	call        uint64 // the last call that had this label set
-	block       uint64 // the last block that had it
-	first, last int32  // its points of that block, indices in Encoder.points
-}
-
 // newFamily prepares a family, or says why it is malformed.
-func newFamily(f *latency.Family, base []Label) (*family, error) {
+func (e *Encoder) newFamily(f *latency.Family) (*family, error) {
 	p := &family{
-		kind: f.Kind, bounds: slices.Clone(f.Bounds), labelNames: make([]string, len(f.LabelNames)), fallback: make([]string, len(f.LabelNames)),
-		sets: make(map[string]*labelSet, len(f.Series)),
+		name: strings.Clone(f.Name), kind: f.Kind, bounds: slices.Clone(f.Bounds), labelNames: make([]string, len(f.LabelNames)),
+		fallback: make([]string, len(f.LabelNames)), sets: make(map[string]*labelSet, len(f.Series)),
 	}
 	for i, n := range f.LabelNames {
 		p.labelNames[i] = strings.Clone(n)
 		p.columns = append(p.columns, column{name: strings.Clone(validUTF8(n)), value: i})
 	}
-	for _, b := range base {
+	for _, b := range e.base {
 		if i := slices.IndexFunc(p.columns, func(c column) bool { return c.name == b.Name }); i >= 0 {
 			p.fallback[i] = b.Value
 			continue
@@ -72,7 +75,16 @@ func newFamily(f *latency.Family, base []Label) (*family, error) {
 	if err := p.checkColumns(); err != nil {
 		return nil, err
 	}
-	return p, p.addLines(validUTF8(f.Name))
+	if err := p.addLines(validUTF8(f.Name)); err != nil {
+		return nil, err
+	}
+	if f.Kind == latency.Histogram && !e.o.NoNative && e.o.Histograms != nil {
+		if h := e.o.Histograms(p.name); h == Custom || h == Exponential {
+			p.native = newNative(p.bounds, h == Exponential)
+		}
+	}
+	e.number(p)
+	return p, nil
 }
 
 // checkColumns refuses names that would make a label set invalid, and sets each column's section.
@@ -98,13 +110,8 @@ func (p *family) checkColumns() error {
 }
 
 func (p *family) addLines(name string) error {
-	add := func(suffix, le string) {
-		l := line{name: appendLabel(nil, nameLabel, name+suffix)}
-		if le != "" {
-			l.bucket = appendLabel(nil, bucketLabel, le)
-		}
-		p.lines = append(p.lines, l)
-	}
+	add := func(suffix, le string) { p.lines[asLines] = append(p.lines[asLines], newLine(name+suffix, le)) }
+	p.lines[asNative] = []line{newLine(name, "")}
 	switch p.kind {
 	case latency.Counter, latency.Gauge:
 		add("", "")
@@ -126,6 +133,44 @@ func (p *family) addLines(name string) error {
 	add("_sum", "")
 	add("_count", "")
 	return nil
+}
+
+func newLine(name, le string) line {
+	l := line{name: name, le: le, nameField: appendLabel(nil, nameLabel, name)}
+	if le != "" {
+		l.leField = appendLabel(nil, bucketLabel, le)
+	}
+	return l
+}
+
+// number gives all strings of a family that its label sets share their symbols.
+func (e *Encoder) number(p *family) {
+	use := func(text string) uint32 {
+		n := e.symbols.use(text)
+		p.symbols = append(p.symbols, n)
+		return n
+	}
+	p.nameRef, p.leRef = use(nameLabel), use(bucketLabel)
+	for i := range p.columns {
+		p.columns[i].symbol = use(p.columns[i].name)
+	}
+	for _, lines := range p.lines {
+		for i := range lines {
+			l := &lines[i]
+			l.nameRef, l.leRef = use(l.name), use(l.le)
+			p.longest = max(p.longest, len(nameLabel)+len(l.name)+len(bucketLabel)+len(l.le))
+		}
+	}
+}
+
+// describe sets a family's help and unit, which may change while its shape does not. Without Options.Metadata they stay empty.
+func (e *Encoder) describe(p *family, f *latency.Family) {
+	if !e.o.Metadata || p.help == f.Help && p.unit == f.Unit {
+		return
+	}
+	e.symbols.drop([]uint32{p.helpRef, p.unitRef})
+	p.help, p.unit = strings.Clone(f.Help), strings.Clone(f.Unit)
+	p.helpRef, p.unitRef = e.symbols.use(validUTF8(p.help)), e.symbols.use(validUTF8(p.unit))
 }
 
 // fits tells whether f has the shape that was prepared.
@@ -163,31 +208,4 @@ func (p *family) key(dst []byte, values []string) []byte {
 		dst = append(binary.AppendUvarint(dst, uint64(len(v))), v...)
 	}
 	return dst
-}
-
-// newLabelSet prepares the labels of one label set.
-func (p *family) newLabelSet(values []string) *labelSet {
-	var parts [3][]byte
-	for _, c := range p.columns {
-		v := c.base
-		if c.value >= 0 {
-			v = p.value(values, c.value)
-		}
-		if v != "" {
-			parts[c.section] = appendLabel(parts[c.section], c.name, v)
-		}
-	}
-	return &labelSet{before: slices.Clip(parts[0]), between: slices.Clip(parts[1]), after: slices.Clip(parts[2])}
-}
-
-// evict forgets the label sets that the call did not have.
-func (p *family) evict(call uint64) {
-	if len(p.sets) == p.live {
-		return
-	}
-	for k, s := range p.sets {
-		if s.call != call {
-			delete(p.sets, k)
-		}
-	}
 }

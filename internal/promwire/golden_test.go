@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,24 +39,47 @@ func goldenFamily() latency.Family {
 // The bytes on the wire are those that were reviewed. Look at the difference before running this with -update.
 func TestGoldenMessage(t *testing.T) {
 	t.Parallel()
-	e := newEncoder(t, promwire.Options{Labels: []promwire.Label{{"job", "latpush"}, {"instance", "edge-7"}}})
-	requests, err := e.Encode(snapshot(t0, goldenFamily()))
-	if err != nil || len(requests) != 1 {
-		t.Fatalf("%d requests, %v", len(requests), err)
+	exponentialFamily := goldenFamily()
+	exponentialFamily.Bounds = exponential(1, -10, len(exponentialFamily.Bounds))
+	for _, c := range []struct {
+		file      string
+		protocol  promwire.Protocol
+		histogram promwire.Histogram
+		family    latency.Family
+	}{
+		{"histogram.write1.hex", promwire.V1, promwire.Classic, goldenFamily()},
+		{"histogram.write2.classic.hex", promwire.V2, promwire.Classic, goldenFamily()},
+		{"histogram.write2.custom.hex", promwire.V2, promwire.Custom, goldenFamily()},
+		{"histogram.write2.exponential.hex", promwire.V2, promwire.Exponential, exponentialFamily},
+	} {
+		t.Run(c.file, func(t *testing.T) {
+			t.Parallel()
+			e := newEncoder(t, promwire.Options{
+				Labels: []promwire.Label{{"job", "latpush"}, {"instance", "edge-7"}}, Metadata: true, StaleMarkers: true,
+				Histograms: func(string) promwire.Histogram { return c.histogram },
+			})
+			c.family.Help, c.family.Unit = "A histogram.", "seconds"
+			s := snapshot(t0, c.family)
+			s.Taken.Boottime = time.Hour
+			requests, err := e.Encode(c.protocol, s)
+			if err != nil || len(requests) != 1 {
+				t.Fatalf("%d requests, %v", len(requests), err)
+			}
+			receiveAll(t, requests)
+			raw, err := snappy.Decode(nil, requests[0].Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, c.file, []byte(hex.Dump(raw)))
+		})
 	}
-	receive(t, requests)
-	raw, err := snappy.Decode(nil, requests[0].Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	golden(t, "histogram.write1.hex", []byte(hex.Dump(raw)))
 }
 
 // A receiver stores of a pushed histogram what Prometheus 3 stores of the same one when the Go client exposes it in the text format and it is scraped.
 func TestSameAsScraped(t *testing.T) {
 	t.Parallel()
 	f := goldenFamily()
-	requests, err := newEncoder(t, promwire.Options{}).Encode(snapshot(t0, f))
+	requests, err := newEncoder(t, promwire.Options{}).Encode(promwire.V1, snapshot(t0, f))
 	if err != nil {
 		t.Fatal(err)
 	}

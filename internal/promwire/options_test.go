@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/prometheus/model/relabel"
+
 	"github.com/latpush/latpush/internal/promwire"
 )
 
@@ -19,6 +21,15 @@ func TestOptionsValidate(t *testing.T) {
 		{name: "nothing is given"},
 		{name: "usual labels", o: promwire.Options{Labels: []promwire.Label{{"job", "latpush"}, {"_x9", "1"}, {"Zone", ""}}, MaxSamples: 1}},
 		{name: "negative bound", o: promwire.Options{MaxSamples: -1}, reason: "MaxSamples: -1 is negative"},
+		{name: "negative bytes", o: promwire.Options{MaxBytes: -1}, reason: "MaxBytes: -1 is negative"},
+		{name: "negative interval", o: promwire.Options{IdleInterval: -1}, reason: "IdleInterval: -1ns is negative"},
+		{name: "rule that is missing", o: promwire.Options{Relabel: []*relabel.Config{nil}}, reason: "Relabel[0]: the rule is empty"},
+		{name: "rule without a regex", o: promwire.Options{Relabel: []*relabel.Config{{Action: relabel.Drop}}}, reason: "Relabel[0]: the regex is missing"},
+		{
+			name:   "rule without a target",
+			o:      promwire.Options{Relabel: []*relabel.Config{{Action: relabel.Replace, Regex: relabel.MustNewRegexp("x")}}},
+			reason: "Relabel[0]: relabel configuration for replace action requires 'target_label'",
+		},
 		{name: "no name", o: promwire.Options{Labels: []promwire.Label{{"", "x"}}}, label: "", reason: `external label "": the name is not valid`},
 		{name: "digit first", o: promwire.Options{Labels: []promwire.Label{{"job", "x"}, {"9x", "x"}}}, label: "9x", reason: "the name is not valid"},
 		{name: "dash", o: promwire.Options{Labels: []promwire.Label{{"a-b", "x"}}}, label: "a-b", reason: "the name is not valid"},

@@ -10,10 +10,10 @@ import (
 	"github.com/latpush/latpush/internal/spool/segment"
 )
 
-// Append adds a snapshot at the end and then applies the bounds. With fsync: always it is durable when Append returns nil. When it
-// returns an error no reader gets the snapshot (unless a crash follows and its bytes turn out to be on disk after all), everything
-// appended before is still there, and Append may be called again: it works as soon as the disk does. The error wraps ErrInvalid,
-// ErrTooLarge, ErrClosed or what the operating system said. The snapshot is not kept.
+// Append adds a snapshot at the end and applies the bounds. When it returns nil, readers get the snapshot, and with Fsync always it is
+// durable, unless the disk refuses: then it is kept in memory, and written in its order as soon as the disk takes it, which each Append tries.
+// When Append returns an error no reader gets the snapshot, and everything appended before is still there. The error wraps ErrInvalid,
+// ErrTooLarge or ErrClosed. The snapshot is not kept.
 func (s *Spool) Append(snapshot *latency.Snapshot) error {
 	s.appending.Lock()
 	defer s.appending.Unlock()
@@ -21,15 +21,12 @@ func (s *Spool) Append(snapshot *latency.Snapshot) error {
 		s.metrics.appendErrors.Inc()
 		return fmt.Errorf("append to spool %s: %w", s.options.Directory, err)
 	}
-	s.metrics.appended.Inc()
-	s.metrics.appendedBytes.Add(float64(len(s.frame)))
-	s.applyBounds(snapshot.Taken)
 	return nil
 }
 
 func (s *Spool) append(snapshot *latency.Snapshot) error {
 	s.mu.Lock()
-	closed, sequence, lost := s.closed, s.next, s.active != nil && s.active.lost
+	closed, sequence := s.closed, s.next
 	s.mu.Unlock()
 	if closed {
 		return ErrClosed
@@ -37,28 +34,20 @@ func (s *Spool) append(snapshot *latency.Snapshot) error {
 	if err := s.encode(snapshot); err != nil {
 		return err
 	}
-	if s.writer == nil || lost || s.isFull() {
-		if err := s.begin(sequence); err != nil {
-			return err
+	s.dropExpired(snapshot.Taken)
+	h := loose{sequence: sequence, taken: snapshot.Taken, frame: s.frame}
+	if err := s.write(&h); err != nil {
+		if int64(len(s.frame)) > int64(s.options.MaxMemory) {
+			return fmt.Errorf("%w: record of %d bytes, and the disk refuses it: %w (raise spool.max_memory)", ErrTooLarge, len(s.frame), err)
 		}
+		s.keep(h)
+		s.refuse(err)
+	} else {
+		s.accept()
 	}
-	at, err := s.writer.Append(s.frame, sequence)
-	if errors.Is(err, segment.ErrSync) {
-		at, err = s.appendAgain(sequence, err)
-	}
-	if err != nil {
-		if s.writer != nil && !s.writer.Usable() {
-			s.leave()
-		}
-		return err
-	}
-	s.publish(at, snapshot.Taken)
+	s.metrics.appended.Inc()
+	s.metrics.appendedBytes.Add(float64(len(h.frame)))
 	return nil
-}
-
-// isFull reports whether the frame goes beyond the size of a segment. One that is larger than a segment gets one of its own.
-func (s *Spool) isFull() bool {
-	return s.writer.Size() > segment.HeaderSize && s.writer.Size()+int64(len(s.frame)) > s.options.SegmentBytes
 }
 
 // encode fills s.frame, leaving room for the frame header.
@@ -78,31 +67,122 @@ func (s *Spool) encode(snapshot *latency.Snapshot) error {
 	return nil
 }
 
-// appendAgain writes the frame into a new segment after a sync of the active one failed.
-func (s *Spool) appendAgain(sequence uint64, reason error) (segment.Location, error) {
-	s.log.Warn("sync of the spool did not succeed, writing the snapshot again in a new segment", "err", reason)
-	if err := s.begin(sequence); err != nil {
-		return segment.Location{}, errors.Join(reason, err)
-	}
-	at, err := s.writer.Append(s.frame, sequence)
-	if err != nil {
-		return segment.Location{}, errors.Join(reason, err)
-	}
-	return at, nil
+// loose is a snapshot outside of the segments.
+type loose struct {
+	sequence uint64
+	taken    latency.Instant
+	frame    []byte
 }
 
-// begin leaves the active segment and makes a new one active, on disk under its final name.
-func (s *Spool) begin(first uint64) error {
-	// Left first, whatever comes next: once a later segment may exist on disk, frames in this one with its numbers would be void.
-	s.leave()
-	header := segment.Header{ID: randomID(), First: first}
-	name := segmentName(first)
-	writer, err := s.create(name, header)
+// write writes what is in memory, oldest first, and then one more snapshot, unless that is nil. It stops at the first error.
+func (s *Spool) write(last *loose) error {
+	for {
+		h, inMemory := s.firstInMemory()
+		if !inMemory {
+			if last == nil {
+				return nil
+			}
+			h = *last
+		}
+		if s.isOver(len(h.frame)) {
+			// A sync that fails now gives snapshots back, which are written first.
+			s.leave()
+			continue
+		}
+		if err := s.writeOne(h); err != nil {
+			return err
+		}
+		if !inMemory {
+			return nil
+		}
+	}
+}
+
+// isOver reports whether the active segment is to be left: it has no room for a frame of that length, or its file was removed by somebody. A
+// frame that is larger than a segment gets one of its own.
+func (s *Spool) isOver(length int) bool {
+	if s.writer == nil {
+		return false
+	}
+	s.mu.Lock()
+	active := s.active
+	lost := active.lost
+	s.mu.Unlock()
+	if removed, err := s.file.Removed(); !lost && removed && err == nil {
+		s.missing(active)
+		lost = true
+	}
+	return lost || s.writer.Size() > segment.HeaderSize && s.writer.Size()+int64(length) > s.options.SegmentBytes
+}
+
+// writeOne writes a snapshot and shows it to the readers. Where a write failed and the place itself is suspect, it is tried once more in a new
+// segment.
+func (s *Spool) writeOne(h loose) error {
+	if err := s.makeRoom(int64(len(h.frame))); err != nil {
+		return err
+	}
+	var reason error
+	for {
+		if s.writer == nil {
+			if err := s.begin(); err != nil {
+				return errors.Join(reason, err)
+			}
+		}
+		at, err := s.writer.Append(h.frame, h.sequence)
+		if err == nil {
+			s.publish(at, h)
+			return nil
+		}
+		if s.writer.Usable() {
+			return errors.Join(reason, err)
+		}
+		s.leave()
+		if reason != nil {
+			return errors.Join(reason, err)
+		}
+		s.log.Warn("write to the spool did not succeed, writing the snapshot again in a new segment", "err", err)
+		reason = err
+		s.metrics.diskErrors.Inc()
+	}
+}
+
+// publish shows a snapshot that is in the active segment to the readers, there instead of in memory.
+func (s *Spool) publish(at segment.Location, h loose) {
+	s.written = h.sequence
+	if s.policy.delay > 0 {
+		s.awaitSync(h)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active.add(at, h.taken)
+	s.bytes += s.writer.Size() - s.active.size
+	s.active.size = s.writer.Size()
+	s.trimMemory(Position(h.sequence))
+	s.announce(h.sequence)
+}
+
+// announce wakes the readers when a snapshot is new to them. The caller holds mu.
+func (s *Spool) announce(sequence uint64) {
+	if sequence < s.next {
+		return
+	}
+	s.next = sequence + 1
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// begin makes a new segment active, on disk under its final name. There is no active one.
+func (s *Spool) begin() error {
+	// Behind all that was written, and before all that may have been: frames in earlier segments from this number on are void.
+	header := segment.Header{ID: randomID(), First: s.written + 1}
+	name := segmentName(header.First)
+	f, writer, err := s.create(name, header)
 	if err != nil {
 		return fmt.Errorf("create segment %s: %w", s.path(name), err)
 	}
 	g := &logSegment{name: name, header: header, size: writer.Size()}
-	s.writer = writer
+	s.file, s.writer = f, writer
+	s.countAside()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.segments = append(s.segments, g)
@@ -113,13 +193,16 @@ func (s *Spool) begin(first uint64) error {
 
 // create writes the header under a temporary name, so that a segment is never seen without one. A file that has the final name already
 // holds nothing: only an abandoned segment without a snapshot can begin with the same number.
-func (s *Spool) create(name string, header segment.Header) (*segment.Writer, error) {
+func (s *Spool) create(name string, header segment.Header) (file, *segment.Writer, error) {
 	path := s.path(name)
 	f, err := s.fs.Create(path + temporarySuffix)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	writer, err := segment.Create(name, f, header, s.fsync())
+	writer, err := segment.Create(name, f, header, s.policy.syncsEach())
+	if err == nil && s.policy.delay > 0 {
+		err = writer.Sync()
+	}
 	if err == nil {
 		err = s.fs.Rename(path+temporarySuffix, path)
 	}
@@ -128,18 +211,24 @@ func (s *Spool) create(name string, header segment.Header) (*segment.Writer, err
 	}
 	if err != nil {
 		// Whatever is left of it is written over by the next attempt, or removed at open.
-		return nil, errors.Join(err, f.Close())
+		return nil, nil, errors.Join(err, f.Close())
 	}
-	return writer, nil
+	return f, writer, nil
 }
 
-// leave closes the active segment, which is never written again.
+// leave closes the active segment, which is never written again. What of it could not be synced goes back into memory.
 func (s *Spool) leave() {
 	if s.writer == nil {
 		return
 	}
+	if len(s.unsynced) > 0 {
+		if err := s.writer.Sync(); err != nil {
+			s.takeBack(err)
+		}
+		s.unsynced = nil
+	}
 	err := s.writer.Close()
-	s.writer = nil
+	s.writer, s.file = nil, nil
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -151,19 +240,6 @@ func (s *Spool) leave() {
 		s.bytes -= s.active.size
 	}
 	s.active = nil
-}
-
-// publish shows an appended snapshot to the readers.
-func (s *Spool) publish(at segment.Location, taken latency.Instant) {
-	s.ages.observe(taken)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.active.add(at, taken)
-	s.bytes += s.writer.Size() - s.active.size
-	s.active.size = s.writer.Size()
-	s.next = at.Sequence + 1
-	close(s.changed)
-	s.changed = make(chan struct{})
 }
 
 func randomID() uint64 {

@@ -3,6 +3,8 @@ package spool
 import (
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/latpush/latpush/internal/latency"
 	"github.com/latpush/latpush/internal/spool/spooltest"
 )
@@ -33,6 +35,63 @@ func BenchmarkAppend(b *testing.B) {
 		i++
 	}
 	b.ReportMetric(float64(len(s.frame)), "bytes/snapshot")
+}
+
+// BenchmarkThin is one tick of a host that has been offline for so long that each appended snapshot pushes others out. It gives what thinning costs
+// beside, and how much is written for each byte that is appended.
+func BenchmarkThin(b *testing.B) {
+	s, err := Open(Options{Directory: b.TempDir(), MaxBytes: 4 << 20, Fsync: FsyncNever}, nil, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	i := 0
+	tick := func() {
+		if err := s.Append(spooltest.Large(i, 100, 27)); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+	for testutil.ToFloat64(s.metrics.thinned) < 1000 {
+		tick()
+	}
+	written, appended := testutil.ToFloat64(s.metrics.writtenBytes), testutil.ToFloat64(s.metrics.appendedBytes)
+	b.ReportAllocs()
+	for b.Loop() {
+		tick()
+	}
+	written, appended = testutil.ToFloat64(s.metrics.writtenBytes)-written, testutil.ToFloat64(s.metrics.appendedBytes)-appended
+	b.ReportMetric(written/appended, "written/appended")
+}
+
+// BenchmarkCommit is what it costs to store progress, fsync included, after each tick, and what is written to disk for each byte that is appended when
+// everything is delivered at once.
+func BenchmarkCommit(b *testing.B) {
+	s, err := Open(Options{Directory: b.TempDir()}, nil, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	r, err := s.Reader("r")
+	if err != nil {
+		b.Fatal(err)
+	}
+	snapshots, state, i := benchmarkSnapshots(), make([]byte, 200), 0
+	for b.Loop() {
+		if err := s.Append(snapshots[i%len(snapshots)]); err != nil {
+			b.Fatal(err)
+		}
+		_, p, _, err := r.TryNext()
+		if err != nil {
+			b.Fatal(err)
+		}
+		state[0] = byte(i)
+		if err := r.Commit(p, state); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+	b.ReportMetric(testutil.ToFloat64(s.metrics.writtenBytes)/testutil.ToFloat64(s.metrics.appendedBytes), "written/appended")
 }
 
 // BenchmarkRead is what a reader pays for one snapshot of a backlog.

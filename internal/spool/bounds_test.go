@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/latpush/latpush/internal/latency"
+	"github.com/latpush/latpush/internal/spool/segment"
 	"github.com/latpush/latpush/internal/spool/spooltest"
 )
 
@@ -26,21 +27,21 @@ func TestSizeBound(t *testing.T) {
 	}
 	r := readerOf(t, s, "r")
 	for i := 1; i <= count; i++ {
-		appendAll(t, s, i, i)
+		appendRebooted(t, s, i, i)
 		if used := s.status().bytes; used > int64(o.MaxBytes) || used != sizeOnDisk(t, d) {
 			t.Fatalf("after %d snapshots the spool has %d bytes, the files have %d, the bound is %d", i, used, sizeOnDisk(t, d), o.MaxBytes)
 		}
 	}
 	numbers, _ := drain(t, r)
 	wantNumbers(t, "what is left", numbers, upTo(numbers[0], count))
-	if used := s.status().bytes; used < int64(o.MaxBytes)*9/10 {
+	if used := s.status().bytes; used < int64(o.MaxBytes)*8/10 {
 		t.Errorf("spool keeps %d bytes only, the bound is %d", used, o.MaxBytes)
 	}
 	if n := testutil.ToFloat64(s.metrics.dropped.WithLabelValues(reasonSize, "false")); int(n) != numbers[0]-1 {
 		t.Errorf("%v snapshots counted as dropped, want %d", n, numbers[0]-1)
 	}
-	if !strings.Contains(log.String(), "oldest snapshots dropped at a bound of the spool\" reason=size undelivered=") {
-		t.Errorf("nothing in the log: %s", &log)
+	if strings.Count(log.String(), "the oldest snapshots are dropped\" max_size=64KiB undelivered=") != 1 {
+		t.Errorf("want one line in the log: %s", &log)
 	}
 }
 
@@ -48,24 +49,24 @@ func TestSizeBound(t *testing.T) {
 func TestDroppedSnapshotsByDelivery(t *testing.T) {
 	t.Parallel()
 	o := smallOptions()
-	o.MaxBytes = 64 << 10
+	o.MaxAge = model.Duration(time.Hour)
 	s := openOn(t, newMemoryDisk(), o)
 	ahead, behind := readerOf(t, s, "ahead"), readerOf(t, s, "behind")
 	appendAll(t, s, 1, 5)
 	for _, r := range []*Reader{ahead, behind} {
 		_, last := drain(t, r)
-		if err := r.Commit(last); err != nil {
+		if err := r.Commit(last, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	appendAll(t, s, 6, 400)
 	_, last := drain(t, ahead)
-	if err := ahead.Commit(last); err != nil {
+	if err := ahead.Commit(last, nil); err != nil {
 		t.Fatal(err)
 	}
 	numbers, _ := drain(t, behind)
-	delivered := testutil.ToFloat64(s.metrics.dropped.WithLabelValues(reasonSize, "true"))
-	undelivered := testutil.ToFloat64(s.metrics.dropped.WithLabelValues(reasonSize, "false"))
+	delivered := testutil.ToFloat64(s.metrics.dropped.WithLabelValues(reasonAge, "true"))
+	undelivered := testutil.ToFloat64(s.metrics.dropped.WithLabelValues(reasonAge, "false"))
 	if delivered != 5 || int(undelivered) != numbers[0]-1-5 {
 		t.Errorf("%v delivered and %v undelivered snapshots dropped, want 5 and %d", delivered, undelivered, numbers[0]-1-5)
 	}
@@ -78,11 +79,11 @@ func TestBoundUnderAReader(t *testing.T) {
 	o.MaxBytes = 64 << 10
 	s := openOn(t, newMemoryDisk(), o)
 	r := readerOf(t, s, "r")
-	appendAll(t, s, 1, 10)
+	appendRebooted(t, s, 1, 10)
 	if _, _, ok, err := r.TryNext(); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	appendAll(t, s, 11, 400)
+	appendRebooted(t, s, 11, 400)
 	numbers, _ := drain(t, r)
 	wantNumbers(t, "rest", numbers, upTo(numbers[0], 400))
 	if numbers[0] < 20 {
@@ -156,63 +157,74 @@ func TestExpired(t *testing.T) {
 		segments []moment
 		now      moment
 		want     int
+		unset    int // where the kernel does not say that the clock is right
 	}{
 		"one boot, good clock": {
-			[]moment{{1, 1 * hour, "2026-11-01 01:00"}, {1, 5 * hour, "2026-11-01 05:00"}}, moment{1, 26 * hour, "2026-11-02 02:00"}, 1,
+			[]moment{{1, 1 * hour, "2026-11-01 01:00"}, {1, 5 * hour, "2026-11-01 05:00"}}, moment{1, 26 * hour, "2026-11-02 02:00"}, 1, 1,
 		},
 		"clock stepped forward by years within the boot": {
-			[]moment{{1, 1 * hour, "1970-01-01 01:00"}, {1, 2 * hour, "2026-11-01 02:00"}}, moment{1, 3 * hour, "2026-11-01 03:00"}, 0,
+			[]moment{{1, 1 * hour, "1970-01-01 01:00"}, {1, 2 * hour, "2026-11-01 02:00"}}, moment{1, 3 * hour, "2026-11-01 03:00"}, 0, 0,
 		},
 		"clock stepped back within the boot": {
-			[]moment{{1, 1 * hour, "2030-01-01 01:00"}}, moment{1, 27 * hour, "2026-11-02 03:00"}, 1,
+			[]moment{{1, 1 * hour, "2030-01-01 01:00"}}, moment{1, 27 * hour, "2026-11-02 03:00"}, 1, 1,
 		},
 		"earlier boot, good clocks": {
-			[]moment{{1, 100 * hour, "2026-11-01 00:00"}, {1, 104 * hour, "2026-11-01 04:00"}}, moment{2, 1 * hour, "2026-11-02 01:00"}, 1,
+			[]moment{{1, 100 * hour, "2026-11-01 00:00"}, {1, 104 * hour, "2026-11-01 04:00"}}, moment{2, 1 * hour, "2026-11-02 01:00"}, 1, 0,
 		},
 		"earlier boot began in 1970 and was set later": {
-			[]moment{{1, 1 * hour, "1970-01-01 01:00"}, {1, 2 * hour, "2026-11-01 02:00"}}, moment{2, 0, "2026-11-01 03:00"}, 0,
+			[]moment{{1, 1 * hour, "1970-01-01 01:00"}, {1, 2 * hour, "2026-11-01 02:00"}}, moment{2, 0, "2026-11-01 03:00"}, 0, 0,
 		},
 		"earlier boot never had a clock": {
-			[]moment{{1, 1 * hour, "1970-01-01 01:00"}}, moment{2, 0, "2026-11-01 03:00"}, 0,
+			[]moment{{1, 1 * hour, "1970-01-01 01:00"}}, moment{2, 0, "2026-11-01 03:00"}, 0, 0,
 		},
 		"no clock, and what follows is old": {
 			[]moment{{1, 1 * hour, "1970-01-01 01:00"}, {2, 1 * hour, "2026-11-01 00:00"}, {3, 1 * hour, "2026-11-02 00:00"}},
 			moment{3, 3 * hour, "2026-11-02 02:00"},
-			2,
+			2, 0,
 		},
 		"no clock after a boot that had one": {
-			[]moment{{1, 1 * hour, "2026-11-01 01:00"}, {2, 1 * hour, "1970-01-01 01:00"}}, moment{3, 0, "2026-11-01 03:00"}, 0,
+			[]moment{{1, 1 * hour, "2026-11-01 01:00"}, {2, 1 * hour, "1970-01-01 01:00"}}, moment{3, 0, "2026-11-01 03:00"}, 0, 0,
 		},
 		"clock that stood at the last shutdown": {
-			[]moment{{1, 1 * hour, "2026-11-01 01:00"}, {2, 1 * hour, "2026-10-01 01:00"}}, moment{3, 0, "2026-11-01 03:00"}, 0,
+			[]moment{{1, 1 * hour, "2026-11-01 01:00"}, {2, 1 * hour, "2026-10-01 01:00"}}, moment{3, 0, "2026-11-01 03:00"}, 0, 0,
 		},
 		"no clock now": {
-			[]moment{{1, 1 * hour, "2026-11-01 01:00"}}, moment{2, 0, "1970-01-01 00:00"}, 0,
+			[]moment{{1, 1 * hour, "2026-11-01 01:00"}}, moment{2, 0, "1970-01-01 00:00"}, 0, 0,
 		},
 		"all too old": {
-			[]moment{{1, 1 * hour, "2026-09-01 01:00"}, {2, 1 * hour, "2026-10-01 01:00"}}, moment{3, 0, "2026-11-01 03:00"}, 2,
+			[]moment{{1, 1 * hour, "2026-09-01 01:00"}, {2, 1 * hour, "2026-10-01 01:00"}}, moment{3, 0, "2026-11-01 03:00"}, 2, 0,
+		},
+		"up for a day since": {
+			[]moment{{1, 1 * hour, "2026-11-01 01:00"}, {2, 20 * hour, "2026-11-01 22:00"}}, moment{3, 25 * hour, "2026-11-03 03:00"}, 2, 2,
+		},
+		"up for a day in three boots": {
+			[]moment{{1, 1 * hour, "1970-01-01 01:00"}, {2, 1 * hour, "1970-01-01 01:00"}, {2, 13 * hour, "1970-01-01 13:00"}},
+			moment{3, 13 * hour, "1970-01-01 13:00"},
+			2, 2,
+		},
+		"clock years ahead": {
+			[]moment{{1, 1 * hour, "2026-11-01 01:00"}}, moment{2, 0, "2036-11-01 03:00"}, 1, 0,
 		},
 		"nothing readable in the first": {
-			[]moment{{}, {1, 1 * hour, "2026-10-01 01:00"}}, moment{3, 0, "2026-11-01 03:00"}, 2,
+			[]moment{{}, {1, 1 * hour, "2026-10-01 01:00"}}, moment{3, 0, "2026-11-01 03:00"}, 2, 0,
 		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var a ages
 			var segments []*logSegment
-			for _, m := range test.segments {
+			for i, m := range test.segments {
 				g := &logSegment{}
 				if m != (moment{}) {
-					g.newest = m.instant(t)
-					a.observe(g.newest)
+					g.add(segment.Location{Sequence: uint64(i + 1)}, m.instant(t))
 				}
 				segments = append(segments, g)
 			}
-			now := test.now.instant(t)
-			a.observe(now)
-			if got := a.expired(segments, now, 24*time.Hour); got != test.want {
-				t.Errorf("%d segments expired, want %d", got, test.want)
+			for _, synchronised := range []bool{true, false} {
+				want := map[bool]int{true: test.want, false: test.unset}[synchronised]
+				if got := expired(segments, len(segments), test.now.instant(t), 24*time.Hour, func() bool { return synchronised }); got != want {
+					t.Errorf("%d segments expired, want %d; clock synchronised: %v", got, want, synchronised)
+				}
 			}
 		})
 	}
@@ -236,7 +248,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Commit(p); err != nil {
+	if err := a.Commit(p, nil); err != nil {
 		t.Fatal(err)
 	}
 	want := `
@@ -254,9 +266,11 @@ latpush_spool_corrupt_total{kind="segment"} 0
 # HELP latpush_spool_dropped_total Snapshots removed before their time, by reason and by whether every reader had delivered them.
 # TYPE latpush_spool_dropped_total counter
 latpush_spool_dropped_total{delivered="false",reason="age"} 0
+latpush_spool_dropped_total{delivered="false",reason="memory"} 0
 latpush_spool_dropped_total{delivered="false",reason="missing"} 0
 latpush_spool_dropped_total{delivered="false",reason="size"} 0
 latpush_spool_dropped_total{delivered="true",reason="age"} 0
+latpush_spool_dropped_total{delivered="true",reason="memory"} 0
 latpush_spool_dropped_total{delivered="true",reason="missing"} 0
 latpush_spool_dropped_total{delivered="true",reason="size"} 0
 # HELP latpush_spool_oldest_timestamp_seconds Wall clock of the oldest snapshot that some reader has not delivered yet; absent when there is none.
@@ -300,7 +314,7 @@ func TestNoOldestTimestamp(t *testing.T) {
 	r := readerOf(t, s, "r")
 	appendAll(t, s, 1, 1)
 	_, last := drain(t, r)
-	if err := r.Commit(last); err != nil {
+	if err := r.Commit(last, nil); err != nil {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewPedanticRegistry()

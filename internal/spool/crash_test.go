@@ -26,7 +26,7 @@ func cutAt(step int) func(int, string, string) fault {
 // history is what a program was told by the spool, and so what it may rely on.
 type history struct {
 	attempted int   // the last snapshot that was given to Append
-	appended  []int // Append returned nil
+	appended  []int // Append returned nil, and nothing was left in memory then
 	committed int   // Commit returned nil for this one
 	offered   int   // was given to Commit last
 }
@@ -44,10 +44,10 @@ func workload(o Options, d *memoryDisk) (h history, failures []error) {
 	}
 	for i := 1; i <= 30; i++ {
 		h.attempted = i
-		if err := s.Append(spooltest.Snapshot(i)); err == nil {
-			h.appended = append(h.appended, i)
-		} else {
+		if err := s.Append(spooltest.Snapshot(i)); err != nil {
 			failures = append(failures, err)
+		} else if s.status().memory == 0 {
+			h.appended = upTo(1, i)
 		}
 		if i%4 != 0 || i > 24 {
 			continue
@@ -58,7 +58,7 @@ func workload(o Options, d *memoryDisk) (h history, failures []error) {
 				break
 			}
 			h.offered = spooltest.Number(snapshot.Taken)
-			if err := r.Commit(p); err == nil {
+			if err := r.Commit(p, nil); err == nil {
 				h.committed = h.offered
 			} else {
 				failures = append(failures, err)
@@ -179,7 +179,7 @@ func (h history) cutAgain(o Options, d *memoryDisk, step int, rng *rand.Rand) (h
 	d.fault = cutAt(step)
 	if s, err := open(o, d, nil, nil); err == nil {
 		h.attempted++
-		if s.Append(spooltest.Snapshot(h.attempted)) == nil {
+		if s.Append(spooltest.Snapshot(h.attempted)) == nil && s.status().memory == 0 {
 			h.appended = append(slices.Clone(h.appended), h.attempted)
 		}
 		_ = s.Close()

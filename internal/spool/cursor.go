@@ -1,114 +1,117 @@
 package spool
 
 import (
+	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Position is a place in the spool: every snapshot up to and including it. Positions ascend in the order of Append, and 0 is before the first
 // snapshot.
 type Position uint64
 
-// cursor is what one reader has delivered, whether the reader is open or not. The spool's mutex guards it.
-type cursor struct {
-	name      string
+// progress is what a cursor file holds.
+type progress struct {
 	delivered Position
-	durable   bool // delivered is in the cursor file
-	open      bool
+	state     []byte // opaque, of the reader's owner; nil if there is none
+}
+
+// cursor is the progress of one reader, whether the reader is open or not.
+type cursor struct {
+	name   string
+	saving sync.Mutex // held while the file is written
+
+	// The spool's mutex guards the rest.
+	progress
+	changes int  // how often progress has changed
+	durable int  // the change that is in the cursor file, -1 when there is no file
+	failing bool // the file could not be written the last time
+	open    bool // a Reader has it
+}
+
+// advance notes what was delivered. The caller holds the spool's mutex.
+func (c *cursor) advance(p Position, state []byte) {
+	if p <= c.delivered && (state == nil || bytes.Equal(state, c.state)) {
+		return
+	}
+	c.delivered = max(c.delivered, p)
+	if state != nil {
+		c.state = bytes.Clone(state)
+	}
+	c.changes++
 }
 
 const (
-	cursorVersion = 1
+	cursorVersion = 2
 	cursorWord    = "latpush-cursor"
-	maxCursorSize = 256 // bytes; a cursor file has less than 64
+	noState       = "-"
+
+	// MaxState is the largest state that Commit takes, in bytes.
+	MaxState = 4 << 10
+
+	maxCursorSize = 128 + MaxState*4/3 // bytes
 )
 
 var errBadCursor = errors.New("bad cursor file")
 
-// encodeCursor returns the contents of a cursor file: a word, the version, the position in decimal, and the CRC-32C of all before it in hex.
+// encodeCursor returns the contents of a cursor file: a word, the version, the position in decimal, the state in base64 or a dash for none, and the
+// CRC-32C of all before it in hex. Version 1 had no state.
 //
-//	latpush-cursor v1 1234 93d8b724\n
-func encodeCursor(p Position) []byte {
-	line := fmt.Sprintf("%s v%d %d", cursorWord, cursorVersion, p)
+//	latpush-cursor v2 1234 - 9de5d690\n
+func encodeCursor(p progress) []byte {
+	state := noState
+	if len(p.state) != 0 {
+		state = base64.StdEncoding.EncodeToString(p.state)
+	}
+	line := fmt.Sprintf("%s v%d %d %s", cursorWord, cursorVersion, p.delivered, state)
 	return fmt.Appendf(nil, "%s %08x\n", line, cursorChecksum(line))
 }
 
 // decodeCursor reads a cursor file. The error is errBadCursor or ErrVersion.
-func decodeCursor(b []byte) (Position, error) {
+func decodeCursor(b []byte) (progress, error) {
 	text, ok := strings.CutSuffix(string(b), "\n")
 	cut := strings.LastIndexByte(text, ' ')
 	if !ok || cut < 0 {
-		return 0, fmt.Errorf("%w: cut short", errBadCursor)
+		return progress{}, fmt.Errorf("%w: cut short", errBadCursor)
 	}
 	line := text[:cut]
 	if text[cut+1:] != fmt.Sprintf("%08x", cursorChecksum(line)) {
-		return 0, fmt.Errorf("%w: checksum does not match", errBadCursor)
+		return progress{}, fmt.Errorf("%w: checksum does not match", errBadCursor)
 	}
 	word, rest, _ := strings.Cut(line, " v")
-	number, position, _ := strings.Cut(rest, " ")
+	number, rest, _ := strings.Cut(rest, " ")
 	version, err := strconv.ParseUint(number, 10, 32)
 	if word != cursorWord || err != nil || version == 0 {
-		return 0, fmt.Errorf("%w: does not start with %s and a version", errBadCursor, cursorWord)
+		return progress{}, fmt.Errorf("%w: does not start with %s and a version", errBadCursor, cursorWord)
 	}
 	if version > cursorVersion {
-		return 0, fmt.Errorf("%w: cursor has version %d, this latpush reads up to %d", ErrVersion, version, cursorVersion)
+		return progress{}, fmt.Errorf("%w: cursor has version %d, this latpush reads up to %d", ErrVersion, version, cursorVersion)
 	}
-	p, err := strconv.ParseUint(position, 10, 63)
+	position, encoded, hasState := strings.Cut(rest, " ")
+	delivered, err := strconv.ParseUint(position, 10, 63)
 	if err != nil {
-		return 0, fmt.Errorf("%w: position %q is not a number", errBadCursor, position)
+		return progress{}, fmt.Errorf("%w: position %q is not a number", errBadCursor, position)
 	}
-	return Position(p), nil
+	if hasState != (version > 1) {
+		return progress{}, fmt.Errorf("%w: number of words is not that of version %d", errBadCursor, version)
+	}
+	if !hasState || encoded == noState {
+		return progress{delivered: Position(delivered)}, nil
+	}
+	state, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	if err != nil || len(state) == 0 || len(state) > MaxState {
+		return progress{}, fmt.Errorf("%w: state is not base64 of 1 to %d bytes", errBadCursor, MaxState)
+	}
+	return progress{delivered: Position(delivered), state: state}, nil
 }
 
 func cursorChecksum(line string) uint32 {
 	return crc32.Checksum([]byte(line), crc32.MakeTable(crc32.Castagnoli))
-}
-
-// readCursor reads the cursor file at a path. The error is errBadCursor, ErrVersion, or the file's own.
-func (s *Spool) readCursor(path string) (Position, error) {
-	f, err := s.fs.Open(path, false)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	b := make([]byte, maxCursorSize)
-	n, err := f.ReadAt(b, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return 0, err
-	}
-	return decodeCursor(b[:n])
-}
-
-// writeCursor replaces a cursor file. The directory is synced last, which also makes the removal of delivered segments durable.
-func (s *Spool) writeCursor(name string, p Position) error {
-	path := s.path(name + cursorSuffix)
-	if err := s.writeFile(path+temporarySuffix, encodeCursor(p)); err != nil {
-		return fmt.Errorf("write cursor of reader %s: %w", name, err)
-	}
-	if err := s.fs.Rename(path+temporarySuffix, path); err != nil {
-		return fmt.Errorf("write cursor of reader %s: %w", name, err)
-	}
-	if err := s.syncDirectory(); err != nil {
-		return fmt.Errorf("write cursor of reader %s: sync directory: %w", name, err)
-	}
-	return nil
-}
-
-// writeFile makes a file with some contents, synced.
-func (s *Spool) writeFile(path string, b []byte) error {
-	f, err := s.fs.Create(path)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(b, 0)
-	if err == nil && s.fsync() {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
 }
 
 // checkReaderName returns an error unless the name can be the first part of a file name.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -13,17 +14,35 @@ import (
 // The line is a promise to every spool in the field.
 func TestCursorLine(t *testing.T) {
 	t.Parallel()
-	for p, want := range map[Position]string{
-		0:                   "latpush-cursor v1 0 a921c0ce\n",
-		1234:                "latpush-cursor v1 1234 93d8b724\n",
-		9223372036854775807: "latpush-cursor v1 9223372036854775807 46e3a7a5\n",
+	for _, test := range []struct {
+		progress progress
+		line     string
+	}{
+		{progress{}, "latpush-cursor v2 0 - 6acec7bb\n"},
+		{progress{delivered: 1234}, "latpush-cursor v2 1234 - 9de5d690\n"},
+		{progress{delivered: 1234, state: []byte(`{"last":1793514600250}`)}, "latpush-cursor v2 1234 eyJsYXN0IjoxNzkzNTE0NjAwMjUwfQ== c85a7867\n"},
+		{progress{delivered: 9223372036854775807, state: []byte{0, 255}}, "latpush-cursor v2 9223372036854775807 AP8= 5bb71c84\n"},
 	} {
-		line := encodeCursor(p)
-		if string(line) != want {
-			t.Errorf("cursor at %d is %q, want %q", p, line, want)
+		line := encodeCursor(test.progress)
+		if string(line) != test.line {
+			t.Errorf("cursor at %+v is %q, want %q", test.progress, line, test.line)
 		}
-		if got, err := decodeCursor(line); got != p || err != nil {
-			t.Errorf("%q reads back as %d, %v", line, got, err)
+		if got, err := decodeCursor(line); !reflect.DeepEqual(got, test.progress) || err != nil {
+			t.Errorf("%q reads back as %+v, %v", line, got, err)
+		}
+	}
+}
+
+// What the first version wrote is still read.
+func TestCursorLineOfVersion1(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]Position{
+		"latpush-cursor v1 0 a921c0ce\n":                   0,
+		"latpush-cursor v1 1234 93d8b724\n":                1234,
+		"latpush-cursor v1 9223372036854775807 46e3a7a5\n": 9223372036854775807,
+	} {
+		if got, err := decodeCursor([]byte(line)); got.delivered != want || got.state != nil || err != nil {
+			t.Errorf("%q reads as %+v, %v", line, got, err)
 		}
 	}
 }
@@ -33,7 +52,7 @@ func signed(line string) string { return fmt.Sprintf("%s %08x\n", line, cursorCh
 
 func TestBadCursorLines(t *testing.T) {
 	t.Parallel()
-	good := string(encodeCursor(77))
+	good := string(encodeCursor(progress{delivered: 77}))
 	tests := map[string]struct {
 		line string
 		want error
@@ -44,21 +63,26 @@ func TestBadCursorLines(t *testing.T) {
 		"one word":         {"latpush-cursor\n", errBadCursor, "cut short"},
 		"zeros":            {string(make([]byte, 30)), errBadCursor, "cut short"},
 		"position rotten":  {strings.Replace(good, "77", "78", 1), errBadCursor, "checksum"},
-		"version rotten":   {strings.Replace(good, "v1", "v2", 1), errBadCursor, "checksum"},
+		"version rotten":   {strings.Replace(good, "v2", "v1", 1), errBadCursor, "checksum"},
 		"another word":     {signed("lathpush-cursor v1 77"), errBadCursor, "does not start with"},
 		"no version":       {signed("latpush-cursor 77"), errBadCursor, "does not start with"},
 		"version 0":        {signed("latpush-cursor v0 77"), errBadCursor, "does not start with"},
-		"newer":            {signed("latpush-cursor v2 77 and more"), ErrVersion, "cursor has version 2, this latpush reads up to 1"},
+		"newer":            {signed("latpush-cursor v3 77 and more"), ErrVersion, "cursor has version 3, this latpush reads up to 2"},
 		"no position":      {signed("latpush-cursor v1"), errBadCursor, "not a number"},
 		"negative":         {signed("latpush-cursor v1 -1"), errBadCursor, "not a number"},
 		"past all numbers": {signed("latpush-cursor v1 9223372036854775808"), errBadCursor, "not a number"},
-		"more behind":      {signed("latpush-cursor v1 7 8"), errBadCursor, "not a number"},
+		"more behind":      {signed("latpush-cursor v1 7 8"), errBadCursor, "number of words"},
+		"no state":         {signed("latpush-cursor v2 7"), errBadCursor, "number of words"},
+		"empty state":      {signed("latpush-cursor v2 7 "), errBadCursor, "state is not base64"},
+		"state no base64":  {signed("latpush-cursor v2 7 A"), errBadCursor, "state is not base64"},
+		"state, more":      {signed("latpush-cursor v2 7 AP8= 8"), errBadCursor, "state is not base64"},
+		"state too long":   {signed("latpush-cursor v2 7 " + strings.Repeat("AAAA", 1366)), errBadCursor, "state is not base64 of 1 to 4096 bytes"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if p, err := decodeCursor([]byte(test.line)); !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.text) {
-				t.Errorf("got %d, %v, want %v with %q", p, err, test.want, test.text)
+				t.Errorf("got %+v, %v, want %v with %q", p, err, test.want, test.text)
 			}
 		})
 	}
@@ -66,7 +90,8 @@ func TestBadCursorLines(t *testing.T) {
 
 func FuzzDecodeCursor(f *testing.F) {
 	f.Add([]byte("latpush-cursor v1 1234 93d8b724\n"))
-	f.Add([]byte(signed("latpush-cursor v2 77")))
+	f.Add([]byte(signed("latpush-cursor v3 77")))
+	f.Add(encodeCursor(progress{delivered: 77, state: []byte("state")}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := decodeCursor(b)
 		if err != nil {
@@ -75,8 +100,8 @@ func FuzzDecodeCursor(f *testing.F) {
 			}
 			return
 		}
-		if again, err := decodeCursor(encodeCursor(p)); again != p || err != nil {
-			t.Errorf("%d reads back as %d, %v", p, again, err)
+		if again, err := decodeCursor(encodeCursor(p)); !reflect.DeepEqual(again, p) || err != nil {
+			t.Errorf("%+v reads back as %+v, %v", p, again, err)
 		}
 	})
 }
@@ -90,7 +115,7 @@ func TestBadCursorIsSetAside(t *testing.T) {
 	r := readerOf(t, s, "bad")
 	for range 3 {
 		_, p, _, _ := r.TryNext()
-		if err := r.Commit(p); err != nil {
+		if err := r.Commit(p, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -116,7 +141,7 @@ func TestBadCursorIsSetAside(t *testing.T) {
 	if !strings.Contains(log.String(), "reader=bad err=\"bad cursor file: checksum") {
 		t.Errorf("log does not name the reader:\n%s", &log)
 	}
-	if got := string(l.disk.contents(t, "bad.cursor").seen); got != string(encodeCursor(0)) || last == 0 {
+	if got := string(l.disk.contents(t, "bad.cursor").seen); got != string(encodeCursor(progress{})) || last == 0 {
 		t.Errorf("new cursor is %q", got)
 	}
 }
@@ -128,7 +153,7 @@ func TestNewerCursorIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt([]byte(signed("latpush-cursor v2 77")), 0); err != nil {
+	if _, err := f.WriteAt([]byte(signed("latpush-cursor v3 77")), 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := open(smallOptions(), l.disk, nil, nil); !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), "cursor of reader central") {
@@ -147,7 +172,7 @@ func TestNewReaderIsDurable(t *testing.T) {
 	s = openOn(t, d.powerCut(nil), smallOptions())
 	fast := readerOf(t, s, "fast")
 	_, last := drain(t, fast)
-	if err := fast.Commit(last); err != nil {
+	if err := fast.Commit(last, nil); err != nil {
 		t.Fatal(err)
 	}
 	numbers, _ := drain(t, readerOf(t, s, "slow"))

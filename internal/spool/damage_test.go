@@ -316,7 +316,7 @@ func TestNumbersAreNotUsedTwice(t *testing.T) {
 	s := openOn(t, l.disk, smallOptions())
 	r := readerOf(t, s, "r")
 	_, delivered := drain(t, r)
-	if err := r.Commit(delivered); err != nil {
+	if err := r.Commit(delivered, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/latpush/latpush/internal/spool/segment"
@@ -16,7 +17,8 @@ import (
 // file is an open file.
 type file interface {
 	segment.File
-	Size() (int64, error) // bytes
+	Size() (int64, error)   // bytes
+	Removed() (bool, error) // whether it has no name any more
 }
 
 // fileSystem is what the spool needs of an operating system. Errors wrap those of package io/fs and syscall.
@@ -29,6 +31,33 @@ type fileSystem interface {
 	Remove(path string) error
 	SyncDirectory(path string) error
 	Lock(path string) (io.Closer, error) // ErrLocked when another process has it
+}
+
+// meter counts the bytes that are written to files.
+type meter struct {
+	fileSystem
+	written prometheus.Counter
+}
+
+func (m meter) Create(path string) (file, error) {
+	f, err := m.fileSystem.Create(path)
+	return meteredFile{f, m.written}, err
+}
+
+func (m meter) Open(path string, write bool) (file, error) {
+	f, err := m.fileSystem.Open(path, write)
+	return meteredFile{f, m.written}, err
+}
+
+type meteredFile struct {
+	file
+	written prometheus.Counter
+}
+
+func (f meteredFile) WriteAt(b []byte, offset int64) (int, error) {
+	n, err := f.file.WriteAt(b, offset)
+	f.written.Add(float64(n))
+	return n, err
 }
 
 // disk is the fileSystem of the operating system.
@@ -108,11 +137,15 @@ func (disk) SyncDirectory(path string) error {
 	return err
 }
 
-// Lock uses a file rather than the directory itself because NFS locks only files that are open for writing.
+// Lock uses a file rather than the directory itself because NFS locks only files that are open for writing. Where the file is there and cannot
+// be written, as on a read-only file system, it is locked as it is.
 func (disk) Lock(path string) (io.Closer, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
 	if err != nil {
-		return nil, err
+		refusal := err
+		if f, err = os.Open(path); err != nil {
+			return nil, fmt.Errorf("%w (spool.directory must be on a file system that can be written when latpush first starts)", refusal)
+		}
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
@@ -121,10 +154,27 @@ func (disk) Lock(path string) (io.Closer, error) {
 		}
 		return nil, fmt.Errorf("flock: %w", err)
 	}
-	return f, nil
+	return flock{f}, nil
+}
+
+// flock is a file that is locked.
+type flock struct{ *os.File }
+
+// Close gives up the lock before the file: a process that is being started has copies of all open files until it runs its own program, and closing
+// alone would leave the lock with them.
+func (f flock) Close() error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.File.Close())
 }
 
 type diskFile struct{ *os.File }
+
+func (f diskFile) Removed() (bool, error) {
+	var info unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &info); err != nil {
+		return false, err
+	}
+	return info.Nlink == 0, nil
+}
 
 func (f diskFile) Size() (int64, error) {
 	info, err := f.Stat()

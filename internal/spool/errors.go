@@ -29,6 +29,9 @@ var (
 	// ErrClosed is returned by everything that is called on a closed spool or reader.
 	ErrClosed = errors.New("spool is closed")
 
+	// ErrNoSnapshot is returned for a position at which the spool holds no snapshot.
+	ErrNoSnapshot = errors.New("no snapshot at this position")
+
 	// ErrReaderOpen is returned for the name of a reader that is open already.
 	ErrReaderOpen = errors.New("reader is open")
 )

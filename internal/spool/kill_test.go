@@ -64,7 +64,7 @@ func appendForever(directory string) error {
 			return fmt.Errorf("read behind %d: %v, %w", next, ok, err)
 		}
 		if next%3 == 0 {
-			if err := prompt.Commit(p); err != nil {
+			if err := prompt.Commit(p, nil); err != nil {
 				return err
 			}
 			fmt.Println("c", spooltest.Number(snapshot.Taken))

@@ -45,6 +45,13 @@ func newMemoryDisk() *memoryDisk {
 	return &memoryDisk{seen: make(map[string]*inode), durable: make(map[string]*inode)}
 }
 
+// setFault changes how steps fail, for tests in which the spool is at work meanwhile.
+func (d *memoryDisk) setFault(fault func(step int, operation, path string) fault) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fault = fault
+}
+
 // powerCut returns the disk as it is after a power cut now: without anything that was not synced, or, given a source of randomness, with
 // any part of it.
 func (d *memoryDisk) powerCut(rng *rand.Rand) *memoryDisk {
@@ -286,6 +293,17 @@ func (f *memoryFile) Size() (int64, error) {
 	f.disk.mu.Lock()
 	defer f.disk.mu.Unlock()
 	return int64(len(f.node.seen)), nil
+}
+
+func (f *memoryFile) Removed() (bool, error) {
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	for _, node := range f.disk.seen {
+		if node == f.node {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // contents returns a file as a program sees it, for tests that damage it in place.

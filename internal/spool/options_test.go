@@ -26,15 +26,19 @@ func TestGoodOptions(t *testing.T) {
 	}{
 		"defaults": {
 			"directory: /var/lib/latpush",
-			Options{Directory: "/var/lib/latpush", MaxBytes: 64 << 20, MaxAge: model.Duration(30 * 24 * time.Hour), Fsync: FsyncAlways, SegmentBytes: 1 << 20},
+			Options{Directory: "/var/lib/latpush", MaxBytes: 64 << 20, MaxAge: model.Duration(30 * 24 * time.Hour), Fsync: FsyncAlways, MaxMemory: 8 << 20, SegmentBytes: 1 << 20},
 		},
 		"all keys": {
-			"{directory: d, max_size: 1GiB, max_age: 7d, fsync: never}",
-			Options{Directory: "d", MaxBytes: 1 << 30, MaxAge: model.Duration(7 * 24 * time.Hour), Fsync: FsyncNever, SegmentBytes: 16 << 20},
+			"{directory: d, max_size: 1GiB, max_age: 7d, fsync: never, max_memory: 32MiB}",
+			Options{Directory: "d", MaxBytes: 1 << 30, MaxAge: model.Duration(7 * 24 * time.Hour), Fsync: FsyncNever, MaxMemory: 32 << 20, SegmentBytes: 16 << 20},
 		},
 		"smallest": {
 			"{directory: d, max_size: 64KiB, max_age: 1h30m, fsync: always}",
-			Options{Directory: "d", MaxBytes: 64 << 10, MaxAge: model.Duration(90 * time.Minute), Fsync: FsyncAlways, SegmentBytes: 4 << 10},
+			Options{Directory: "d", MaxBytes: 64 << 10, MaxAge: model.Duration(90 * time.Minute), Fsync: FsyncAlways, MaxMemory: 8 << 20, SegmentBytes: 4 << 10},
+		},
+		"a delay": {
+			"{directory: d, max_size: 64KiB, fsync: 10s, max_memory: 256KiB}",
+			Options{Directory: "d", MaxBytes: 64 << 10, MaxAge: model.Duration(30 * 24 * time.Hour), Fsync: "10s", MaxMemory: 256 << 10, SegmentBytes: 4 << 10},
 		},
 	}
 	for name, test := range tests {
@@ -66,7 +70,11 @@ func TestBadOptions(t *testing.T) {
 		"size, no unit":    {"{directory: d, max_size: 64}", "units: unknown unit"},
 		"size, wrong unit": {"{directory: d, max_size: 64 MiB}", "units: unknown unit"},
 		"age, no unit":     {"{directory: d, max_age: 7}", "not a valid duration string"},
-		"fsync":            {"{directory: d, fsync: sometimes}", `fsync: "sometimes" is unknown (always or never)`},
+		"fsync":            {"{directory: d, fsync: sometimes}", `fsync: "sometimes" is unknown (always, never or a duration such as 10s)`},
+		"fsync, no unit":   {"{directory: d, fsync: 10}", `fsync: "10" is unknown`},
+		"fsync, too often": {"{directory: d, fsync: 1ms}", "fsync: 1ms is out of range [100ms to 1h; or always, or never]"},
+		"fsync, too rare":  {"{directory: d, fsync: 2h}", "fsync: 2h is out of range"},
+		"small memory":     {"{directory: d, max_memory: 255KiB}", "max_memory: 255KiB is too small (at least 256KiB; leave it out for 8MiB)"},
 		"unknown key":      {"{directory: d, max_bytes: 1}", "field max_bytes not found"},
 	}
 	for name, test := range tests {
@@ -79,8 +87,8 @@ func TestBadOptions(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
-			if _, err := Open(o, nil, nil); o.Directory == "" && err == nil {
-				t.Error("Open takes options that are not valid")
+			if _, openErr := open(o, newMemoryDisk(), nil, nil); o.Validate() != nil && openErr == nil {
+				t.Error("open takes options that are not valid")
 			}
 		})
 	}

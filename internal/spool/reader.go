@@ -1,16 +1,15 @@
 package spool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"sync"
 	"syscall"
 
 	"github.com/latpush/latpush/internal/latency"
-	"github.com/latpush/latpush/internal/spool/record"
 )
 
 // readAttempts is how often reading one snapshot may fail with an I/O error before it is given up like a damaged one: a bad block
@@ -25,10 +24,7 @@ type Reader struct {
 	mu       sync.Mutex // guards the rest
 	position Position   // handed out last
 	highest  Position   // handed out ever
-	segment  *logSegment
-	file     file // of segment, nil when none is open
-	buffer   []byte
-	decoder  record.Decoder
+	fetcher  fetcher
 	failed   Position // which could not be read, and how often
 	failures int
 	closed   bool
@@ -48,17 +44,17 @@ func (s *Spool) Reader(name string) (*Reader, error) {
 		s.mu.Unlock()
 		return nil, fmt.Errorf("open reader %s: %w", name, ErrClosed)
 	case c == nil:
-		c = &cursor{name: name}
+		c = &cursor{name: name, durable: -1}
 		s.cursors[name] = c
 	case c.open:
 		s.mu.Unlock()
 		return nil, fmt.Errorf("open reader %s: %w already", name, ErrReaderOpen)
 	}
 	c.open = true
-	r := &Reader{spool: s, cursor: c, position: c.delivered, highest: c.delivered}
+	r := &Reader{spool: s, cursor: c, position: c.delivered, highest: c.delivered, fetcher: fetcher{spool: s}}
 	s.readers[r] = struct{}{}
 	s.mu.Unlock()
-	if err := r.save(); err != nil {
+	if err := s.saveCursor(c); err != nil {
 		// The reader works without; each Commit tries again.
 		s.log.Warn("cannot write the cursor of a new reader", "reader", name, "err", err)
 	}
@@ -102,6 +98,7 @@ func (r *Reader) TryNext() (snapshot *latency.Snapshot, p Position, ok bool, err
 			return snapshot, e.position, true, nil
 		case errors.As(err, &damage):
 			r.spool.damaged(g, e, damage)
+		case errors.Is(err, errMoved):
 		case errors.Is(err, fs.ErrNotExist):
 			r.spool.missing(g)
 		default:
@@ -110,10 +107,13 @@ func (r *Reader) TryNext() (snapshot *latency.Snapshot, p Position, ok bool, err
 	}
 }
 
-// Commit says that everything up to and including a position is delivered. It is durable when Commit returns nil. When it returns an
-// error it holds for this process all the same, and the next Commit makes it durable; after a crash in between, snapshots
-// are handed out again. Segments that every reader has delivered are removed. A position that was not handed out is refused.
-func (r *Reader) Commit(p Position) error {
+// Commit says that everything up to and including a position is delivered, and keeps a state of the caller's beside it: at most MaxState bytes
+// that State returns, after a restart too, always together with the position they were committed with. A nil state keeps the one there is, an
+// empty one removes it. Both are durable when Commit returns nil, or, where Fsync is a duration, at most that much later. When Commit returns
+// an error they hold for this process all the same, and it is tried again at the next Commit or Append; after a crash in between, snapshots
+// are handed out again. Segments that every reader has delivered are removed. A position that was not handed out is refused; one before the
+// last commit changes only the state.
+func (r *Reader) Commit(p Position, state []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -121,17 +121,24 @@ func (r *Reader) Commit(p Position) error {
 		return fmt.Errorf("commit as %s: %w", r.cursor.name, ErrClosed)
 	case p > r.highest:
 		return fmt.Errorf("commit as %s: position %d was not handed out yet, the last one was %d", r.cursor.name, p, r.highest)
+	case len(state) > MaxState:
+		return fmt.Errorf("commit as %s: state of %d bytes, at most %d are kept", r.cursor.name, len(state), MaxState)
 	}
 	s := r.spool
-	s.mu.Lock()
-	if p > r.cursor.delivered {
-		r.cursor.delivered, r.cursor.durable = p, false
-	}
-	delivered := s.takeDelivered()
-	s.mu.Unlock()
 	// Removed first: on a full disk that makes the room which the cursor needs.
-	s.remove(delivered)
-	return r.save()
+	s.removeDelivered(func() { r.cursor.advance(p, state) })
+	if s.policy.delay > 0 {
+		s.syncLater()
+		return nil
+	}
+	return s.saveCursor(r.cursor)
+}
+
+// State returns a copy of the state that was committed last, nil when there is none.
+func (r *Reader) State() []byte {
+	r.spool.mu.Lock()
+	defer r.spool.mu.Unlock()
+	return bytes.Clone(r.cursor.state)
 }
 
 // Rewind makes the next Next return the first snapshot that is not committed.
@@ -156,49 +163,15 @@ func (r *Reader) Close() error {
 	r.cursor.open = false
 	delete(r.spool.readers, r)
 	r.spool.mu.Unlock()
-	return r.closeFile()
+	r.fetcher.done()
+	return r.spool.saveCursor(r.cursor)
 }
 
-// save makes the cursor durable unless it is. The caller holds r.mu or is alone.
-func (r *Reader) save() error {
-	s := r.spool
-	s.mu.Lock()
-	delivered, durable := r.cursor.delivered, r.cursor.durable
-	s.mu.Unlock()
-	if durable {
-		return nil
-	}
-	if err := s.writeCursor(r.cursor.name, delivered); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	r.cursor.durable = true
-	s.mu.Unlock()
-	return nil
-}
-
-// read reads one snapshot. The error is a *CorruptError when there is no use in trying again, or the file's own.
+// read reads one snapshot. The error is a *CorruptError when there is no use in trying again, errMoved, or the file's own.
 func (r *Reader) read(g *logSegment, e entry) (*latency.Snapshot, error) {
-	payload, err := r.readPayload(g, e)
-	if err != nil {
-		return nil, err
-	}
-	snapshot, err := r.decoder.Decode(payload)
-	if err != nil {
-		return nil, malformed(g, e.location(), err)
-	}
-	return snapshot, nil
-}
-
-func (r *Reader) readPayload(g *logSegment, e entry) ([]byte, error) {
-	at := e.location()
-	payload, err := []byte(nil), r.openFile(g)
-	if err == nil {
-		r.buffer = slices.Grow(r.buffer[:0], at.Length)[:at.Length]
-		payload, err = g.header.ReadPayload(g.name, r.file, at, r.buffer)
-	}
+	snapshot, err := r.fetcher.snapshot(g, e)
 	if err == nil || !isMedium(err) {
-		return payload, err
+		return snapshot, err
 	}
 	if r.failed != e.position {
 		r.failed, r.failures = e.position, 0
@@ -206,7 +179,14 @@ func (r *Reader) readPayload(g *logSegment, e entry) ([]byte, error) {
 	if r.failures++; r.failures < readAttempts {
 		return nil, err
 	}
-	return nil, &CorruptError{Segment: g.name, Offset: at.Offset, Length: int64(at.Length), Sequence: at.Sequence, Reason: "unreadable", Err: err}
+	return nil, unreadable(g, e, err)
+}
+
+// unreadable is the error for a snapshot that the disk refuses to read.
+func unreadable(g *logSegment, e entry, err error) *CorruptError {
+	return &CorruptError{
+		Segment: g.name, Offset: int64(e.offset), Length: int64(e.length), Sequence: uint64(e.position), Reason: "unreadable", Err: err,
+	}
 }
 
 // isMedium reports whether an error speaks of the medium itself: a bad block, or a file system that found its own structures damaged. Others,
@@ -218,29 +198,4 @@ func isMedium(err error) bool {
 		}
 	}
 	return false
-}
-
-// openFile makes r.file the file of a segment.
-func (r *Reader) openFile(g *logSegment) error {
-	if r.file != nil && r.segment == g {
-		return nil
-	}
-	if err := r.closeFile(); err != nil {
-		r.spool.log.Warn("cannot close segment of the spool", "reader", r.cursor.name, "err", err)
-	}
-	f, err := r.spool.fs.Open(r.spool.path(g.name), false)
-	if err != nil {
-		return err
-	}
-	r.segment, r.file = g, f
-	return nil
-}
-
-func (r *Reader) closeFile() error {
-	if r.file == nil {
-		return nil
-	}
-	f := r.file
-	r.segment, r.file = nil, nil
-	return f.Close()
 }

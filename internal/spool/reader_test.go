@@ -23,23 +23,23 @@ func TestCommitAndRewind(t *testing.T) {
 	r.Rewind()
 	numbers, _ = drain(t, r)
 	wantNumbers(t, "after rewinding without a commit", numbers, upTo(1, 5))
-	if err := r.Commit(first); err != nil {
+	if err := r.Commit(first, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.Rewind()
 	numbers, _ = drain(t, r)
 	wantNumbers(t, "after rewinding", numbers, upTo(2, 5))
 	r.Rewind()
-	if err := r.Commit(last); err != nil {
+	if err := r.Commit(last, nil); err != nil {
 		t.Errorf("position that was handed out before rewinding: %v", err)
 	}
-	if err := r.Commit(first); err != nil {
+	if err := r.Commit(first, nil); err != nil {
 		t.Errorf("position before the last commit: %v", err)
 	}
 	r.Rewind()
 	numbers, _ = drain(t, r)
 	wantNumbers(t, "after committing all", numbers, nil)
-	if err := r.Commit(last + 1); err == nil || !strings.Contains(err.Error(), "position 6 was not handed out yet, the last one was 5") {
+	if err := r.Commit(last+1, nil); err == nil || !strings.Contains(err.Error(), "position 6 was not handed out yet, the last one was 5") {
 		t.Errorf("commit of the future gives %v", err)
 	}
 }
@@ -57,7 +57,7 @@ func TestSegmentsGoWhenAllHaveDelivered(t *testing.T) {
 	commit := func(r *Reader) {
 		t.Helper()
 		_, last := drain(t, r)
-		if err := r.Commit(last); err != nil {
+		if err := r.Commit(last, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -89,7 +89,7 @@ func TestReaderNamesAndForget(t *testing.T) {
 	}
 	appendAll(t, s, 1, 60)
 	_, last := drain(t, stays)
-	if err := stays.Commit(last); err != nil {
+	if err := stays.Commit(last, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Forget("gone"); !errors.Is(err, ErrReaderOpen) {
@@ -132,7 +132,7 @@ func TestClosedReaderHoldsSegments(t *testing.T) {
 	s = openOn(t, d, smallOptions())
 	fast := readerOf(t, s, "fast")
 	_, last := drain(t, fast)
-	if err := fast.Commit(last); err != nil {
+	if err := fast.Commit(last, nil); err != nil {
 		t.Fatal(err)
 	}
 	numbers, _ := drain(t, readerOf(t, s, "slow"))

@@ -18,22 +18,26 @@ func (s *Spool) Readers() []string {
 // Forget removes the cursor of a reader that will not come back, and the segments that only it held. The reader must be closed
 // (ErrReaderOpen); a name without a cursor is no error.
 func (s *Spool) Forget(name string) error {
-	s.mu.Lock()
-	c := s.cursors[name]
-	if s.closed || c == nil || c.open {
-		defer s.mu.Unlock()
-		switch {
+	var c *cursor
+	var err error
+	s.removeDelivered(func() {
+		switch c = s.cursors[name]; {
 		case s.closed:
-			return fmt.Errorf("forget reader %s: %w", name, ErrClosed)
-		case c != nil:
-			return fmt.Errorf("forget reader %s: %w (close it first)", name, ErrReaderOpen)
+			err = ErrClosed
+		case c != nil && c.open:
+			err = fmt.Errorf("%w (close it first)", ErrReaderOpen)
+		default:
+			delete(s.cursors, name)
 		}
+	})
+	if err != nil {
+		return fmt.Errorf("forget reader %s: %w", name, err)
+	}
+	if c == nil {
 		return nil
 	}
-	delete(s.cursors, name)
-	delivered := s.takeDelivered()
-	s.mu.Unlock()
-	s.remove(delivered)
+	c.saving.Lock()
+	defer c.saving.Unlock()
 	if err := s.fs.Remove(s.path(name + cursorSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forget reader %s: %w", name, err)
 	}
@@ -54,7 +58,7 @@ func (s *Spool) change() <-chan struct{} {
 func (s *Spool) following(p Position) (*logSegment, entry, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, g := range s.segments {
+	for g := range s.all() {
 		if rest := g.after(p); len(rest) > 0 {
 			return g, rest[0], true
 		}
@@ -62,10 +66,12 @@ func (s *Spool) following(p Position) (*logSegment, entry, bool) {
 	return nil, entry{}, false
 }
 
-// damaged takes a snapshot that cannot be read out of the index, so that it is counted and logged once however many readers find it.
+// damaged takes a snapshot that cannot be read out of the index, so that it is counted and logged once however many readers find it. The file
+// stays as it is.
 func (s *Spool) damaged(g *logSegment, e entry, damage *CorruptError) {
 	s.mu.Lock()
-	found := g.forget(e.position)
+	found := (slices.Contains(s.segments, g) || slices.Contains(s.memory, g)) && g.forget(e.position)
+	g.damaged = true
 	s.mu.Unlock()
 	if found {
 		s.countDamage(damage)
@@ -74,6 +80,8 @@ func (s *Spool) damaged(g *logSegment, e entry, damage *CorruptError) {
 
 // missing takes a segment off the list whose file somebody else removed. When the spool removed it itself, it is not there any more.
 func (s *Spool) missing(g *logSegment) {
+	s.names.RLock()
+	defer s.names.RUnlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.Index(s.segments, g)

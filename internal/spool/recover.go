@@ -37,7 +37,9 @@ func (s *Spool) load() error {
 		// Without fsync, a power cut can take snapshots that were delivered already.
 		s.next = max(s.next, uint64(c.delivered)+1)
 	}
-	s.remove(s.takeDelivered())
+	s.written = s.next - 1
+	s.removeDelivered(func() {})
+	s.countAside()
 	return nil
 }
 
@@ -57,7 +59,7 @@ func (s *Spool) loadFile(name string) error {
 }
 
 func (s *Spool) loadCursor(name string) error {
-	delivered, err := s.readCursor(s.path(name + cursorSuffix))
+	found, err := readCursor(s.fs, s.path(name+cursorSuffix))
 	switch {
 	case errors.Is(err, ErrVersion):
 		return fmt.Errorf("read cursor of reader %s: %w (install the newer latpush again, or remove the file to send everything again)", name, err)
@@ -69,9 +71,10 @@ func (s *Spool) loadCursor(name string) error {
 		if err := s.setAside(name + cursorSuffix); err != nil {
 			return err
 		}
-		delivered = 0
+		s.cursors[name] = &cursor{name: name, durable: -1}
+		return nil
 	}
-	s.cursors[name] = &cursor{name: name, delivered: delivered, durable: err == nil}
+	s.cursors[name] = &cursor{name: name, progress: found}
 	return nil
 }
 
@@ -133,11 +136,14 @@ func (s *Spool) setAside(name string) error {
 		_ = f.Close()
 		to = fmt.Sprintf("%s.%d%s", name, i, corruptSuffix)
 	}
-	if err := s.fs.Rename(s.path(name), s.path(to)); err != nil {
-		return fmt.Errorf("set aside %s: %w", name, err)
+	err := s.fs.Rename(s.path(name), s.path(to))
+	if err == nil {
+		err = s.syncDirectory()
 	}
-	if err := s.syncDirectory(); err != nil {
-		return fmt.Errorf("set aside %s: sync directory: %w", name, err)
+	if err != nil {
+		// The disk refuses; what is in the file is not read all the same, and the next open tries again.
+		s.metrics.diskErrors.Inc()
+		s.log.Warn("cannot set file of the spool aside, it stays under its name", "file", s.path(name), "err", err)
 	}
 	return nil
 }
@@ -151,7 +157,7 @@ func (s *Spool) indexSegments() error {
 		if i+1 < len(found) {
 			bound = found[i+1].header.First
 		}
-		state, err := s.indexSegment(g, bound)
+		state, err := s.openAndIndex(g, bound)
 		if err != nil {
 			return err
 		}
@@ -163,6 +169,7 @@ func (s *Spool) indexSegments() error {
 			}
 			continue
 		}
+		g.damaged = state.damaged > 0
 		s.segments = append(s.segments, g)
 		if last && state.whole && state.end < s.options.SegmentBytes {
 			s.resume(g, state.end)
@@ -182,14 +189,18 @@ type segmentState struct {
 	damaged int   // stretches that were counted as damage
 }
 
-// indexSegment reads all frames of a segment. Those whose numbers are not below bound are void.
-func (s *Spool) indexSegment(g *logSegment, bound uint64) (segmentState, error) {
-	state := segmentState{end: segment.HeaderSize, whole: true}
+func (s *Spool) openAndIndex(g *logSegment, bound uint64) (segmentState, error) {
 	f, err := s.fs.Open(s.path(g.name), false)
 	if err != nil {
-		return state, fmt.Errorf("open segment %s: %w", g.name, err)
+		return segmentState{}, fmt.Errorf("open segment %s: %w", g.name, err)
 	}
 	defer f.Close()
+	return s.indexSegment(g, f, bound)
+}
+
+// indexSegment reads all frames of a segment. Those whose numbers are not below bound are void.
+func (s *Spool) indexSegment(g *logSegment, f file, bound uint64) (segmentState, error) {
+	state := segmentState{end: segment.HeaderSize, whole: true}
 	scanner, unread := segment.NewScanner(g.name, f, g.header, g.size), int64(0)
 	for {
 		found, err := scanner.Next()
@@ -250,7 +261,6 @@ func (s *Spool) indexRecord(g *logSegment, found segment.Record, state *segmentS
 		return nil
 	}
 	g.add(found.Location, taken)
-	s.ages.observe(taken)
 	return nil
 }
 
@@ -271,7 +281,10 @@ func (s *Spool) resume(g *logSegment, end int64) {
 		s.log.Warn("cannot continue the last segment, a new one will be begun", "segment", s.path(g.name), "err", err)
 		return
 	}
-	writer, err := segment.Resume(g.name, f, g.header, end, s.fsync())
+	writer, err := segment.Resume(g.name, f, g.header, end, s.policy.syncsEach())
+	if err == nil && s.policy.delay > 0 {
+		err = writer.Sync()
+	}
 	if err != nil {
 		_ = f.Close()
 		s.log.Warn("cannot continue the last segment, a new one will be begun", "segment", s.path(g.name), "err", err)
@@ -279,5 +292,5 @@ func (s *Spool) resume(g *logSegment, end int64) {
 	}
 	s.bytes += end - g.size
 	g.size = end
-	s.writer, s.active = writer, g
+	s.file, s.writer, s.active = f, writer, g
 }

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -17,29 +19,42 @@ import (
 )
 
 // Spool is an open spool directory. One goroutine appends, any number of others read; all methods may be called at the same time.
-// Locks are taken in the order appending, Reader.mu, mu.
+// Locks are taken in the order appending, Reader.mu, names, cursor.saving, mu.
 type Spool struct {
 	options  Options
+	policy   syncPolicy
 	fs       fileSystem
 	log      *slog.Logger
 	registry prometheus.Registerer
 	metrics  *metrics
 	lock     io.Closer
 
-	appending sync.Mutex      // held for a whole Append, disk included; guards the next four
+	appending sync.Mutex      // held for a whole Append, disk included; guards down to regimes
 	encoder   record.Encoder  //
 	frame     []byte          // of the record being appended
-	writer    *segment.Writer // of the active segment; nil when the next append begins a new one
-	ages      ages
+	file      file            // of the active segment; nil when the next append begins a new one
+	writer    *segment.Writer // of file
+	written   uint64          // last sequence number that is in a segment
+	unsynced  []loose         // what is in the active segment and may not be on disk yet, where Fsync is a duration
+	doomed    []string        // segments that were merged into another, to be removed once that is durable
+	regimes   regimes
+
+	synchronised func() bool // whether the wall clock is right
+
+	names sync.RWMutex // held for reading while a segment is opened or removed by its name, for writing while another file takes its name
 
 	mu       sync.Mutex    // held for moments, never while the disk works; guards all that follows
-	segments []*logSegment // oldest first
+	segments []*logSegment // on disk, oldest first
+	memory   []*logSegment // what the disk refused; all of it comes behind segments
 	active   *logSegment   // the last of segments while it is written to, else nil
 	next     uint64        // sequence number of the next snapshot
 	bytes    int64         // sum of the sizes of segments
 	cursors  map[string]*cursor
 	readers  map[*Reader]struct{}
 	changed  chan struct{} // closed, and replaced, when there is a new snapshot or the spool closes
+	refused  error         // why the disk did not take the last snapshot, nil when it did
+	timer    *time.Timer   // of the next sync, where Fsync is a duration; nil when nothing waits for one
+	aside    fileCount     // files that were set aside
 	closed   bool
 }
 
@@ -58,10 +73,13 @@ func open(o Options, fsys fileSystem, log *slog.Logger, reg prometheus.Registere
 		log = slog.New(slog.DiscardHandler)
 	}
 	s := &Spool{
-		options: o.withDefaults(), fs: fsys, log: log, registry: reg, next: 1,
+		options: o.withDefaults(), log: log, synchronised: clockSynchronised, registry: reg, next: 1,
 		cursors: make(map[string]*cursor), readers: make(map[*Reader]struct{}), changed: make(chan struct{}),
 	}
+	// Validate has found it good.
+	s.policy, _ = s.options.Fsync.policy()
 	s.metrics = newMetrics(s)
+	s.fs = meter{fsys, s.metrics.writtenBytes}
 	if err := s.load(); err != nil {
 		return nil, fmt.Errorf("open spool %s: %w", o.Directory, errors.Join(err, s.release()))
 	}
@@ -73,7 +91,9 @@ func open(o Options, fsys fileSystem, log *slog.Logger, reg prometheus.Registere
 	return s, nil
 }
 
-// Close ends the spool: blocked readers return ErrClosed. It waits for an Append that is under way. Nothing that was promised depends on it.
+// Close ends the spool: blocked readers return ErrClosed. It waits for an Append that is under way. Where Fsync is always, nothing that was
+// promised depends on it; where it is a duration, it syncs what is not yet. Snapshots that the disk refused until now are tried once more, and
+// the error says how many were lost.
 func (s *Spool) Close() error {
 	s.appending.Lock()
 	defer s.appending.Unlock()
@@ -84,9 +104,12 @@ func (s *Spool) Close() error {
 	}
 	s.closed = true
 	close(s.changed)
+	if s.timer != nil {
+		s.timer.Stop()
+	}
 	readers := slices.Collect(maps.Keys(s.readers))
 	s.mu.Unlock()
-	var errs []error
+	errs := []error{s.writeLast()}
 	for _, r := range readers {
 		errs = append(errs, r.Close())
 	}
@@ -104,7 +127,7 @@ func (s *Spool) release() error {
 	var errs []error
 	if s.writer != nil {
 		errs = append(errs, s.writer.Close())
-		s.writer = nil
+		s.writer, s.file = nil, nil
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
@@ -114,13 +137,31 @@ func (s *Spool) release() error {
 
 func (s *Spool) path(name string) string { return filepath.Join(s.options.Directory, name) }
 
-func (s *Spool) fsync() bool { return s.options.Fsync == FsyncAlways }
-
 func (s *Spool) syncDirectory() error {
-	if !s.fsync() {
+	if !s.policy.syncsFiles() {
 		return nil
 	}
 	return s.fs.SyncDirectory(s.options.Directory)
+}
+
+// all walks through all segments, those in memory last. The caller holds mu.
+func (s *Spool) all() iter.Seq[*logSegment] {
+	return func(yield func(*logSegment) bool) {
+		for _, list := range [][]*logSegment{s.segments, s.memory} {
+			for _, g := range list {
+				if !yield(g) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// isListed reports whether a segment is still one of the spool's.
+func (s *Spool) isListed(g *logSegment) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.segments, g)
 }
 
 // deliveredByAll returns the position up to which every reader has delivered; 0 without readers. The caller holds mu.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"github.com/latpush/latpush/internal/latency"
 	"github.com/latpush/latpush/internal/spool/spooltest"
@@ -42,6 +43,16 @@ func appendAll(t testing.TB, s *Spool, from, to int) {
 	}
 }
 
+// appendRebooted is appendAll with snapshots that cannot be left out.
+func appendRebooted(t testing.TB, s *Spool, from, to int) {
+	t.Helper()
+	for i := from; i <= to; i++ {
+		if err := s.Append(spooltest.Rebooted(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func readerOf(t testing.TB, s *Spool, name string) *Reader {
 	t.Helper()
 	r, err := s.Reader(name)
@@ -63,7 +74,7 @@ func drain(t testing.TB, r *Reader) (numbers []int, last Position) {
 			return numbers, last
 		}
 		i := spooltest.Number(snapshot.Taken)
-		if !reflect.DeepEqual(snapshot, spooltest.Snapshot(i)) {
+		if !reflect.DeepEqual(snapshot, spooltest.Snapshot(i)) && !reflect.DeepEqual(snapshot, spooltest.Rebooted(i)) {
 			t.Fatalf("snapshot %d came back as %+v", i, snapshot)
 		}
 		if p <= last {
@@ -106,7 +117,7 @@ func TestAppendAndRead(t *testing.T) {
 				r := readerOf(t, s, "prompt")
 				numbers, last := drain(t, r)
 				wantNumbers(t, "reader that commits", numbers, upTo(round*40+1, round*40+40))
-				if err := r.Commit(last); err != nil {
+				if err := r.Commit(last, nil); err != nil {
 					t.Fatal(err)
 				}
 				if err := s.Close(); err != nil {
@@ -134,7 +145,7 @@ func TestOneAppenderManyReaders(t *testing.T) {
 					return
 				}
 				if i%7 == 0 {
-					if err := r.Commit(p); err != nil {
+					if err := r.Commit(p, nil); err != nil {
 						t.Error(err)
 					}
 					r.Rewind()
@@ -163,7 +174,7 @@ func TestClosed(t *testing.T) {
 	_, _, _, tryErr := r.TryNext()
 	_, readerErr := s.Reader("x")
 	for what, err := range map[string]error{
-		"Append": s.Append(spooltest.Snapshot(1)), "TryNext": tryErr, "Commit": r.Commit(0), "Reader": readerErr, "Forget": s.Forget("x"),
+		"Append": s.Append(spooltest.Snapshot(1)), "TryNext": tryErr, "Commit": r.Commit(0, nil), "Reader": readerErr, "Forget": s.Forget("x"),
 	} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("%s gives %v, want ErrClosed", what, err)
@@ -182,6 +193,35 @@ func TestLock(t *testing.T) {
 	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), o.Directory) || !strings.Contains(err.Error(), "(stop it, or set spool.directory") {
 		t.Errorf("second open gives %v, want ErrLocked with the directory", err)
 	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := Open(o, nil, nil)
+	if err != nil {
+		t.Fatalf("open after close gives %v", err)
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A process that is started has copies of all open files for a moment. They must not hold the lock of a spool that was closed meanwhile.
+func TestLockIsGivenUp(t *testing.T) {
+	t.Parallel()
+	o := Options{Directory: t.TempDir()}
+	first, err := Open(o, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, ok := first.lock.(flock)
+	if !ok {
+		t.Fatalf("lock is a %T", first.lock)
+	}
+	duplicate, err := unix.FcntlInt(held.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(duplicate)
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}

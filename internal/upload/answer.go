@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/latpush/latpush/internal/promwire"
 )
 
 // Verdict is what an attempt means for the request.
@@ -26,6 +28,11 @@ const (
 	// Unauthorized: 401, 403, a proxy's 407, a refusal of the OAuth 2.0 server, or a redirect that is not followed, as the log-in page of a network sends. No
 	// request will be accepted until credentials or the network change, and none is lost by waiting.
 	Unauthorized
+	// TooLarge: 413. The request's halves may be accepted. A caller that cannot halve it, and drops it, says so with Refuse.
+	TooLarge
+	// Unsupported: the receiver does not know remote write 2.0. It has answered 415, or a 2xx without any of the headers in which a receiver of 2.0 says what
+	// it has written, as old receivers do that find nothing in the message. Nothing is written; the same samples may be accepted as 1.0.
+	Unsupported
 )
 
 // String gives the verdict as a word.
@@ -39,6 +46,10 @@ func (v Verdict) String() string {
 		return "rejected"
 	case Unauthorized:
 		return "unauthorized"
+	case TooLarge:
+		return "too large"
+	case Unsupported:
+		return "unsupported"
 	}
 	return fmt.Sprintf("Verdict(%d)", int(v))
 }
@@ -50,6 +61,9 @@ type Answer struct {
 	RetryAfter time.Duration // how long the receiver asks to wait, 0 if it does not ask
 	Message    string        // the receiver's words, valid UTF-8 of at most 4 KiB, without secrets; with a redirect that is not followed, where it leads
 	Err        error         // why the request was not accepted, nil with Accepted; its text has no secrets
+	Written    *Written      // what a receiver of remote write 2.0 says it has written, whatever the status; nil if it says nothing, and with 1.0
+
+	provisional bool // with Rejected: not counted yet, for the same samples may be accepted as remote write 1.0
 }
 
 const (
@@ -59,7 +73,7 @@ const (
 )
 
 // classify turns a status into a verdict.
-func (c *Client) classify(status int) Verdict {
+func (c *Client) classify(status int, p promwire.Protocol) Verdict {
 	switch {
 	case status >= 200 && status <= 299:
 		return Accepted
@@ -71,16 +85,27 @@ func (c *Client) classify(status int) Verdict {
 		return Unauthorized
 	case status >= 300 && status <= 399:
 		return Unauthorized
+	case status == http.StatusRequestEntityTooLarge:
+		return TooLarge
+	case status == http.StatusUnsupportedMediaType && p == promwire.V2:
+		return Unsupported
 	}
 	return Rejected
 }
 
 // answer reads a response to its end, within bounds, and closes it.
-func (c *Client) answer(resp *http.Response, sent ...string) Answer {
+func (c *Client) answer(resp *http.Response, p promwire.Protocol, sent ...string) Answer {
 	defer resp.Body.Close()
-	a := Answer{Verdict: c.classify(resp.StatusCode), Status: resp.StatusCode}
+	a := Answer{Verdict: c.classify(resp.StatusCode, p), Status: resp.StatusCode}
+	if p == promwire.V2 {
+		a.Written = c.written(resp.Header)
+	}
 	if a.Verdict == Accepted {
 		_, _ = io.CopyN(io.Discard, resp.Body, maxDrain) // what it says is ignored, even if it breaks off
+		if p == promwire.V2 && a.Written == nil {
+			text := fmt.Sprintf("receive status %d without a word on what was written (the receiver does not know %s)", resp.StatusCode, p)
+			a.Verdict, a.Err = Unsupported, &attemptError{text: text}
+		}
 		return a
 	}
 	// Twice as much as is shown, so that a secret at the end is not cut in two before it is found. Words that break off are as good as they are.
@@ -139,6 +164,9 @@ func (c *Client) failure(err error, sent ...string) Answer {
 	a := Answer{Verdict: Retry, Err: &attemptError{text: c.presentable(attemptText(err), sent...), cause: err}}
 	// The authorisation server refuses the credentials; its 5xx and its silence are like the receiver's.
 	var refused *oauth2.RetrieveError
+	if a.Status = proxyStatus(err); a.Status != 0 {
+		a.Verdict = Unauthorized
+	}
 	if errors.As(err, &refused) && refused.Response != nil && refused.Response.StatusCode/100 == 4 && refused.Response.StatusCode != http.StatusTooManyRequests {
 		a.Verdict = Unauthorized
 	}

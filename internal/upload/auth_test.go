@@ -1,9 +1,10 @@
 package upload_test
 
 import (
+	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -12,8 +13,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/common/config"
+	"github.com/prometheus/common/model"
 
 	"github.com/latpush/latpush/internal/upload"
 )
@@ -226,6 +229,35 @@ func TestSendOAuth2(t *testing.T) {
 	}
 }
 
+// A token that the receiver no longer takes is not kept, though the time that it was given for has not passed.
+func TestSendOAuth2TokenRevoked(t *testing.T) {
+	t.Parallel()
+	tokens := newTokens(t)
+	valid := "Bearer access-token-1"
+	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != valid {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	s := newSender(t, server.URL, tokens.configure)
+	for i, want := range []struct {
+		valid   string
+		verdict upload.Verdict
+		tokens  int32
+	}{
+		{"Bearer access-token-1", upload.Accepted, 1},
+		{"Bearer access-token-3", upload.Unauthorized, 1},
+		{"Bearer access-token-3", upload.Unauthorized, 2},
+		{"Bearer access-token-3", upload.Accepted, 3},
+		{"Bearer access-token-3", upload.Accepted, 3},
+	} {
+		valid = want.valid
+		if a := s.Send(t.Context(), request()); a.Verdict != want.verdict || tokens.requests.Load() != want.tokens {
+			t.Errorf("attempt %d: got %+v after %d tokens, want %s after %d", i, a, tokens.requests.Load(), want.verdict, want.tokens)
+		}
+	}
+}
+
 func TestSendOAuth2Refused(t *testing.T) {
 	t.Parallel()
 	for status, verdict := range map[int]upload.Verdict{400: upload.Unauthorized, 401: upload.Unauthorized, 403: upload.Unauthorized, 429: upload.Retry, 500: upload.Retry, 503: upload.Retry} {
@@ -279,110 +311,44 @@ func closedPort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// newProxy starts a proxy that demands a password, and sends everything to one address whatever the client wants.
-func newProxy(t *testing.T, to string) (proxy *httptest.Server, used *atomic.Int32) {
-	used = &atomic.Int32{}
-	want := "Basic " + base64.StdEncoding.EncodeToString([]byte("proxyuser:proxy-password"))
-	return serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Proxy-Authorization") != want {
-			w.WriteHeader(http.StatusProxyAuthRequired)
-			fmt.Fprint(w, "not with ", r.Header.Get("Proxy-Authorization"))
-			return
-		}
-		used.Add(1)
-		if r.Method == http.MethodConnect {
-			tunnel(t, w, to)
-			return
-		}
-		out, err := http.NewRequestWithContext(r.Context(), r.Method, "http://"+to+r.URL.Path, r.Body)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		out.Header = r.Header
-		resp, err := http.DefaultTransport.RoundTrip(out)
-		if err != nil {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		defer resp.Body.Close()
-		w.WriteHeader(resp.StatusCode)
-		_, _ = io.Copy(w, resp.Body)
-	}), used
-}
-
-// tunnel connects a CONNECT request with an address.
-func tunnel(t *testing.T, w http.ResponseWriter, to string) {
-	t.Helper()
-	far, err := net.Dial("tcp", to)
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	near, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	_, _ = io.WriteString(near, "HTTP/1.1 200 OK\r\n\r\n")
-	go func() {
-		defer far.Close()
-		_, _ = io.Copy(far, near)
-	}()
-	go func() {
-		defer near.Close()
-		_, _ = io.Copy(near, far)
-	}()
-}
-
-func TestSendThroughProxy(t *testing.T) {
+// Fetching a token heeds no context by itself: a token server that hangs must not hold the sender, nor be asked again and again, nor for ever.
+func TestSendToHungTokenServer(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t)
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Host != "receiver.example" && !strings.HasPrefix(r.Host, "127.0.0.1") {
-			t.Errorf("the host is %s", r.Host)
+	tokens := newTokens(t)
+	var hanging atomic.Int32
+	release := make(chan struct{})
+	answer := tokens.Config.Handler
+	tokens.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if hanging.Add(1) == 1 {
+			<-release
+			return
 		}
-		w.WriteHeader(http.StatusNoContent)
+		answer.ServeHTTP(w, r)
 	})
-	plain, encrypted := serve(t, handler), ca.server(t, false, handler)
-	proxyTo := func(s *httptest.Server, password string) (func(*upload.Config), *atomic.Int32) {
-		proxy, used := newProxy(t, s.Listener.Addr().String())
-		return func(c *upload.Config) {
-			c.HTTPClientConfig.ProxyURL = *mustURL(t, "http://proxyuser:"+password+"@"+proxy.Listener.Addr().String())
-			c.HTTPClientConfig.TLSConfig.CAFile = ca.caFile(t)
-		}, used
+	defer close(release)
+	server := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	s := newSender(t, server.URL, func(c *upload.Config) {
+		tokens.configure(c)
+		c.RemoteTimeout = model.Duration(2 * time.Second)
+		c.QueueConfig.MinBackoff, c.QueueConfig.MaxBackoff = model.Duration(time.Millisecond), model.Duration(time.Millisecond)
+	})
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		begin := time.Now()
+		if a := s.Send(ctx, request()); a.Verdict != upload.Retry || !errors.Is(a.Err, context.DeadlineExceeded) {
+			t.Errorf("got %+v", a)
+		}
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("it took %s", took)
+		}
+		cancel()
 	}
-	for _, c := range []struct {
-		name    string
-		server  *httptest.Server
-		url     string
-		word    string
-		noProxy string
-		used    int32
-		want    upload.Verdict
-		status  int
-	}{
-		{"http", plain, "http://receiver.example/push", "proxy-password", "", 1, upload.Accepted, 204},
-		{"https", encrypted, "https://receiver.example/push", "proxy-password", "", 1, upload.Accepted, 204},
-		{"wrong password, http", plain, "http://receiver.example/push", "wrong-password", "", 0, upload.Unauthorized, 407},
-		{"wrong password, https", encrypted, "https://receiver.example/push", "wrong-password", "", 0, upload.Retry, 0},
-		{"no_proxy", plain, plain.URL, "proxy-password", "127.0.0.0/8", 0, upload.Accepted, 204},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			through, used := proxyTo(c.server, c.word)
-			s := newSender(t, c.url, func(u *upload.Config) {
-				through(u)
-				u.HTTPClientConfig.NoProxy = c.noProxy
-			})
-			a := s.Send(t.Context(), request())
-			if a.Verdict != c.want || a.Status != c.status {
-				t.Errorf("got %+v, want %s with status %d", a, c.want, c.status)
-			}
-			if n := used.Load(); n != c.used {
-				t.Errorf("%d requests went through the proxy, want %d", n, c.used)
-			}
-			s.wantNoSecret(t, a, c.word, base64.StdEncoding.EncodeToString([]byte("proxyuser:"+c.word)))
-		})
+	if n := hanging.Load(); n != 1 {
+		t.Errorf("the token server was asked %d times while it was hanging", n)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if a, err := s.Deliver(ctx, request(), 0, nil); err != nil || a.Verdict != upload.Accepted {
+		t.Errorf("got %+v, %v", a, err)
 	}
 }

@@ -22,14 +22,19 @@ import (
 
 // Client sends to one receiver. It is for one goroutine: a receiver's requests are sent one after the other.
 type Client struct {
-	config  Config
-	http    *http.Client
-	flight  chan struct{} // has an element while http is in use
-	log     *slog.Logger
-	metrics *metrics
-	random  func(n int64) int64 // uniform in [0, n)
-	stale   bool                // the last attempt timed out: its connection is not to be trusted
-	said    said
+	config   Config
+	connect  func() (*http.Client, error)
+	http     *http.Client
+	flight   chan struct{} // has an element while http is in use
+	log      *slog.Logger
+	metrics  *metrics
+	traffic  *traffic
+	overhead int                 // what the last attempt that was answered has cost beside its body, in bytes
+	random   func(n int64) int64 // uniform in [0, n)
+	stale    bool                // the last attempt timed out: its connection is not to be trusted
+	revoked  bool                // the last attempt's token was refused: another one is to be fetched
+	knows2   bool                // the receiver has taken a request of remote write 2.0
+	said     said
 }
 
 // New makes a Client. version is the agent's, for the User-Agent header. The error is that of Config.Validate, a *KeyError, unless reg refuses the metrics. A nil
@@ -42,21 +47,37 @@ func New(c Config, version string, log *slog.Logger, reg prometheus.Registerer) 
 	if err != nil {
 		return nil, err
 	}
-	timeout := time.Duration(c.RemoteTimeout)
-	client, err := config.NewClientFromConfig(h, c.Receiver(), config.WithUserAgent("latpush/"+version), config.WithDialContextFunc(dialer(timeout)))
+	m, err := newMetrics(reg, c.Receiver())
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	t := &traffic{sent: m.network.WithLabelValues("sent"), received: m.network.WithLabelValues("received")}
+	connect := func() (*http.Client, error) { return newHTTPClient(&c, h, version, t) }
+	client, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	overhead := plainOverhead
+	if c.URL.Scheme == "https" {
+		overhead = encryptedOverhead
+	}
+	return &Client{
+		config: c, connect: connect, http: client, flight: make(chan struct{}, 1), log: log.With("receiver", c.Receiver()), metrics: m, traffic: t,
+		overhead: overhead, random: rand.Int64N, said: said{lines: make(map[string]mention)},
+	}, nil
+}
+
+// newHTTPClient makes what requests are sent with, from an entry and its checked HTTP part.
+func newHTTPClient(c *Config, h config.HTTPClientConfig, version string, t *traffic) (*http.Client, error) {
+	dial := dialer(time.Duration(c.RemoteTimeout), t)
+	client, err := config.NewClientFromConfig(h, c.Receiver(), config.WithUserAgent("latpush/"+version), config.WithDialContextFunc(dial))
 	if err != nil {
 		return nil, fmt.Errorf("make HTTP client: %w", err)
 	}
 	if c.HTTPClientConfig.FollowRedirects {
 		client.CheckRedirect = checkRedirect
 	}
-	m, err := newMetrics(reg, c.Receiver())
-	if err != nil {
-		return nil, fmt.Errorf("register metrics: %w", err)
-	}
-	return &Client{
-		config: c, http: client, flight: make(chan struct{}, 1), log: log.With("receiver", c.Receiver()), metrics: m, random: rand.Int64N,
-	}, nil
+	return client, nil
 }
 
 // Close closes the connections. The Client must not be in use.
@@ -72,15 +93,53 @@ func (c *Client) hangUp() {
 	}
 }
 
+// forgetToken makes the next attempt fetch a token of OAuth 2.0, for the HTTP client keeps the one it has until the time that it was given for, which may be
+// for ever, though the receiver knows it no longer.
+func (c *Client) forgetToken() error {
+	select {
+	case c.flight <- struct{}{}:
+		defer func() { <-c.flight }()
+	default: // a token is being fetched
+		return nil
+	}
+	fresh, err := c.connect()
+	if err != nil {
+		return err
+	}
+	c.http.CloseIdleConnections()
+	c.http = fresh
+	return nil
+}
+
 // Send makes one attempt. It takes at most remote_timeout, and less if ctx ends. After that the request's body is not read any more.
 func (c *Client) Send(ctx context.Context, r promwire.Request) Answer {
 	p := &payload{data: r.Body}
+	before := c.Transferred()
 	a, code := c.attempt(ctx, &r, p)
-	c.metrics.count(&a, code, r.Samples, p.take(), time.Now())
+	read := p.take()
+	if a.Status != 0 {
+		c.overhead = max(0, int(c.Transferred()-before)-onWire(read))
+	}
+	c.metrics.count(&a, code, &r, read, time.Now())
+	c.knows2 = c.knows2 || a.Verdict == Accepted && r.Protocol == promwire.V2
+	// Old receivers answer 400 to a message that they do not know.
+	a.provisional = a.Verdict == Rejected && a.Status == http.StatusBadRequest && r.Protocol == promwire.V2 && !c.knows2
 	if ctx.Err() == nil || a.Status != 0 {
 		c.say(ctx, &a, &r)
 	}
+	if a.Verdict == Rejected && !a.provisional {
+		c.reject(ctx, &r, &a)
+	}
 	return a
+}
+
+// Refuse counts and logs the samples of a request that the caller drops because of this answer to it. A Rejected answer is counted already, and not again. It takes
+// a caller to know that a request which is TooLarge cannot be halved, or that a receiver does not take as 1.0 either what was Unsupported, or what it answered
+// with 400 without ever having taken 2.0.
+func (c *Client) Refuse(r promwire.Request, a Answer) {
+	if a.Verdict != Rejected || a.provisional {
+		c.reject(context.Background(), &r, &a)
+	}
 }
 
 // attempt posts the request and gives, beside the answer, the code for the metrics.
@@ -88,6 +147,12 @@ func (c *Client) attempt(parent context.Context, r *promwire.Request, p *payload
 	if c.stale {
 		c.stale = false
 		c.hangUp()
+	}
+	if c.revoked {
+		c.revoked = false
+		if err := c.forgetToken(); err != nil {
+			return c.failure(err), "error"
+		}
 	}
 	var sent credentials
 	ctx, cancel := context.WithTimeout(sent.watch(parent), time.Duration(c.config.RemoteTimeout))
@@ -98,10 +163,13 @@ func (c *Client) attempt(parent context.Context, r *promwire.Request, p *payload
 	}
 	resp, err := c.do(req)
 	if err == nil {
-		return c.answer(resp, sent.list()...), strconv.Itoa(resp.StatusCode)
+		c.revoked = resp.StatusCode == http.StatusUnauthorized && c.config.HTTPClientConfig.OAuth2 != nil
+		return c.answer(resp, r.Protocol, sent.list()...), strconv.Itoa(resp.StatusCode)
 	}
 	a, code := c.failure(err, sent.list()...), "error"
 	switch {
+	case a.Status != 0:
+		code = strconv.Itoa(a.Status)
 	case parent.Err() != nil:
 		code = "canceled"
 	case ctx.Err() != nil || timedOut(err):
@@ -167,14 +235,18 @@ func (c *Client) do(req *http.Request) (*http.Response, error) {
 // attemptKey marks the context of an attempt, to tell its connections from those that are made to fetch a token.
 type attemptKey struct{}
 
-// dialer gives a function that dials within the timeout. Requests to the receiver are bounded by their contexts. Those for tokens have none, so their connections
-// live no longer than the timeout.
-func dialer(timeout time.Duration) config.DialContextFunc {
+// dialer gives a function that dials within the timeout and counts what the connections carry. Requests to the receiver are bounded by their contexts. Those for
+// tokens have none, so their connections live no longer than the timeout.
+func dialer(timeout time.Duration, t *traffic) config.DialContextFunc {
 	d := net.Dialer{Timeout: timeout}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := d.DialContext(ctx, network, address)
-		if err != nil || ctx.Value(attemptKey{}) != nil {
-			return conn, err
+		bare, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		conn := &meteredConn{bare, t}
+		if ctx.Value(attemptKey{}) != nil {
+			return conn, nil
 		}
 		if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 			_ = conn.Close() // it was not used

@@ -78,7 +78,7 @@ func TestSendAnswers(t *testing.T) {
 		{name: "not found", status: 404, want: upload.Answer{Verdict: upload.Rejected}, err: "receive status 404 Not Found"},
 		{name: "proxy authentication", status: 407, want: upload.Answer{Verdict: upload.Unauthorized}, err: "receive status 407 Proxy Authentication Required"},
 		{name: "conflict", status: 409, want: upload.Answer{Verdict: upload.Rejected}, err: "receive status 409 Conflict"},
-		{name: "too large", status: 413, want: upload.Answer{Verdict: upload.Rejected}, err: "receive status 413 Request Entity Too Large"},
+		{name: "too large", status: 413, want: upload.Answer{Verdict: upload.TooLarge}, err: "receive status 413 Request Entity Too Large"},
 		{name: "unsupported", status: 415, want: upload.Answer{Verdict: upload.Rejected}, err: "receive status 415 Unsupported Media Type"},
 		{name: "unknown 4xx", status: 499, want: upload.Answer{Verdict: upload.Rejected}, err: "receive status 499"},
 		{
@@ -279,14 +279,14 @@ latpush_remote_requests_total{code="error",receiver="central"} 1
 # HELP latpush_remote_retries_total Attempts that repeated a request.
 # TYPE latpush_remote_retries_total counter
 latpush_remote_retries_total{receiver="central"} 0
-# HELP latpush_remote_samples_accepted_total Samples in requests that the receiver has taken.
+# HELP latpush_remote_samples_accepted_total Samples and native histograms that the receiver has taken, by its own count where it gives one.
 # TYPE latpush_remote_samples_accepted_total counter
 latpush_remote_samples_accepted_total{receiver="central"} 90
-# HELP latpush_remote_samples_rejected_total Samples in requests that the receiver has refused for good, by HTTP status.
+# HELP latpush_remote_samples_rejected_total Samples and native histograms that the receiver has refused for good, by HTTP status.
 # TYPE latpush_remote_samples_rejected_total counter
 latpush_remote_samples_rejected_total{code="400",receiver="central"} 60
 latpush_remote_samples_rejected_total{code="404",receiver="central"} 30
-# HELP latpush_remote_samples_sent_total Samples in all attempts, repeated ones included.
+# HELP latpush_remote_samples_sent_total Samples and native histograms in all attempts, repeated ones included.
 # TYPE latpush_remote_samples_sent_total counter
 latpush_remote_samples_sent_total{receiver="central"} 300
 `
@@ -338,7 +338,7 @@ func TestMetricsAreShared(t *testing.T) {
 		client.Close()
 	}
 	want := `
-# HELP latpush_remote_samples_accepted_total Samples in requests that the receiver has taken.
+# HELP latpush_remote_samples_accepted_total Samples and native histograms that the receiver has taken, by its own count where it gives one.
 # TYPE latpush_remote_samples_accepted_total counter
 latpush_remote_samples_accepted_total{receiver="a"} 60
 latpush_remote_samples_accepted_total{receiver="b"} 30

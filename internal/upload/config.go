@@ -7,11 +7,15 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/alecthomas/units"
 	"github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/relabel"
+
+	"github.com/latpush/latpush/internal/promwire"
 )
 
-// Config is one entry of the remote_write list, with the keys that it has in Prometheus.
+// Config is one entry of the remote_write list: the keys that it has in Prometheus, and behind them latpush's own. ForeignKey says why the others are missing.
 type Config struct {
 	// URL is where requests are posted to, http or https.
 	URL *config.URL `yaml:"url"`
@@ -20,10 +24,21 @@ type Config struct {
 	Name string `yaml:"name,omitempty"`
 
 	// RemoteTimeout bounds one attempt, from the name look-up to the end of the answer.
-	RemoteTimeout model.Duration `yaml:"remote_timeout,omitempty"`
+	RemoteTimeout model.Duration `yaml:"remote_timeout"`
 
 	// Headers are sent with every request, beside latpush's own, which they cannot replace. Values are treated as secrets, since many are API keys.
 	Headers map[string]config.Secret `yaml:"headers,omitempty"`
+
+	// ProtobufMessage is the message that the receiver is sent: prometheus.WriteRequest, which is remote write 1.0 and the default, or
+	// io.prometheus.write.v2.Request, which is 2.0. A receiver that turns out not to know 2.0 is sent 1.0.
+	ProtobufMessage promwire.Protocol `yaml:"protobuf_message"`
+
+	// SendNativeHistograms lets sources whose histograms are custom or exponential be sent so. Without it they are sent as classic lines, to this receiver. The
+	// default is true, unlike Prometheus's: what is native here was asked for.
+	SendNativeHistograms bool `yaml:"send_native_histograms"`
+
+	// WriteRelabelConfigs change or drop series before they are sent, as in Prometheus. Label names are those of remote write 1.0: letters, digits and _.
+	WriteRelabelConfigs []*relabel.Config `yaml:"write_relabel_configs,omitempty"`
 
 	// HTTPClientConfig is basic_auth, authorization, oauth2, tls_config, proxy_url, no_proxy, proxy_from_environment, proxy_connect_header, follow_redirects,
 	// enable_http2 and http_headers. Files named there are read again for every request, so credentials and certificates can be replaced at any time.
@@ -31,21 +46,65 @@ type Config struct {
 
 	// QueueConfig says how much is sent at once and how failed attempts are repeated.
 	QueueConfig QueueConfig `yaml:"queue_config,omitempty"`
+
+	// MetadataConfig says how often type, help and unit are sent to a receiver of 1.0. With 2.0 they travel with each series.
+	MetadataConfig MetadataConfig `yaml:"metadata_config,omitempty"`
+
+	// PushInterval is the time from one push to the next. What was taken between is sent then, several snapshots in one request, which takes far fewer bytes than
+	// one by one. 0, the default, pushes each snapshot at once.
+	PushInterval model.Duration `yaml:"push_interval,omitempty"`
+
+	// IdleInterval leaves out a histogram, all of it, that has not changed since it was sent less than this ago. Series that are sent less often than every 5m
+	// have gaps in queries. 0, the default, sends everything each time.
+	IdleInterval model.Duration `yaml:"idle_interval,omitempty"`
+
+	// MaxBytesPerDay bounds what the link carries in any 24 hours, such as 50MiB. When it is short, snapshots are left out; no count is lost by that, since histograms
+	// are cumulative. 0, the default, is no bound.
+	MaxBytesPerDay units.Base2Bytes `yaml:"max_bytes_per_day,omitempty"`
+
+	// MaxBytesPerSecond bounds the rate at which requests are started, such as 2KiB. 0, the default, is no bound.
+	MaxBytesPerSecond units.Base2Bytes `yaml:"max_bytes_per_second,omitempty"`
+
+	// StaleMarkers ends series that are gone, and all of them at a clean stop, so that queries do not show their last value for five more minutes.
+	StaleMarkers bool `yaml:"stale_markers"`
+
+	// QuarantineAfter is how long one request may be answered by nothing but 5xx before it is set apart on disk, whatever becomes of others. 0 is never; then it
+	// is set apart only if others are accepted meanwhile.
+	QuarantineAfter model.Duration `yaml:"quarantine_after"`
+}
+
+// MetadataConfig has the keys of Prometheus's metadata_config.
+type MetadataConfig struct {
+	// Send switches metadata on.
+	Send bool `yaml:"send"`
+
+	// SendInterval is the time from one sending to the next. The first is at the start.
+	SendInterval model.Duration `yaml:"send_interval"`
+
+	// MaxSamplesPerSend bounds the metric families of one request.
+	MaxSamplesPerSend int `yaml:"max_samples_per_send"`
 }
 
 // QueueConfig has those keys of Prometheus's queue_config that mean something to a single ordered queue.
 type QueueConfig struct {
 	// MaxSamplesPerSend bounds the samples of one request.
-	MaxSamplesPerSend int `yaml:"max_samples_per_send,omitempty"`
+	MaxSamplesPerSend int `yaml:"max_samples_per_send"`
+
+	// BatchSendDeadline is how long a snapshot may wait for those after it, to share requests with them. Prometheus waits so until a batch is full; a snapshot fills
+	// its batches by itself, so less than the agent's interval is like 0, the default, and nothing waits. See Collect.
+	BatchSendDeadline model.Duration `yaml:"batch_send_deadline,omitempty"`
 
 	// MinBackoff is the shortest wait between two attempts, and the start of the exponential backoff.
-	MinBackoff model.Duration `yaml:"min_backoff,omitempty"`
+	MinBackoff model.Duration `yaml:"min_backoff"`
 
 	// MaxBackoff is the longest wait between two attempts, unless the receiver asks for a longer one.
-	MaxBackoff model.Duration `yaml:"max_backoff,omitempty"`
+	MaxBackoff model.Duration `yaml:"max_backoff"`
 
 	// RetryOnRateLimit makes 429 an answer to be tried again. Without it, what a receiver throttles is dropped.
 	RetryOnRateLimit bool `yaml:"retry_on_http_429"`
+
+	// SampleAgeLimit drops, and counts, what is older when its turn comes. 0, the default, is no limit: the spool's max_age bounds what waits.
+	SampleAgeLimit model.Duration `yaml:"sample_age_limit,omitempty"`
 }
 
 // DefaultConfig is what a Config is before its YAML is read.
@@ -54,6 +113,18 @@ func DefaultConfig() Config {
 		// Prometheus's value. Long enough for a request of 30 KB on a link of 10 kbit/s.
 		RemoteTimeout:    model.Duration(30 * time.Second),
 		HTTPClientConfig: config.DefaultHTTPClientConfig,
+
+		// Prometheus's value. Every receiver takes 1.0, and some answer 2.0 with a success and drop it.
+		ProtobufMessage:      promwire.V1,
+		SendNativeHistograms: true,
+		StaleMarkers:         true,
+
+		// Prometheus's values.
+		MetadataConfig: MetadataConfig{Send: true, SendInterval: model.Duration(time.Minute), MaxSamplesPerSend: 2000},
+
+		// Longer than most outages of a receiver behind a gateway that answers 502 in its place, shorter than a working day, so that what one request blocks is
+		// still fresh enough for most receivers when the queue goes on.
+		QuarantineAfter: model.Duration(6 * time.Hour),
 		QueueConfig: QueueConfig{
 			// Prometheus's value, on which the limits of receivers are laid out.
 			MaxSamplesPerSend: 2000,
@@ -113,6 +184,16 @@ func (c *Config) Receiver() string {
 		return c.Name
 	}
 	return c.URL.Host
+}
+
+// Collect gives how long snapshots are collected before they are sent, when one is taken every interval: push_interval, or batch_send_deadline if that is longer
+// and another snapshot falls within it. 0 sends each at once.
+func (c *Config) Collect(interval time.Duration) time.Duration {
+	wait := time.Duration(c.PushInterval)
+	if deadline := time.Duration(c.QueueConfig.BatchSendDeadline); deadline >= interval {
+		wait = max(wait, deadline)
+	}
+	return wait
 }
 
 // String gives the receiver's name and its URL without secrets, so that printing a Config prints none.

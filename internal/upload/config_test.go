@@ -8,14 +8,18 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/alecthomas/units"
 	"github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
+	promconfig "github.com/prometheus/prometheus/config"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/latpush/latpush/internal/promwire"
 	"github.com/latpush/latpush/internal/upload"
 )
 
@@ -83,6 +87,8 @@ func TestConfigEveryKey(t *testing.T) {
 	got := []any{
 		c.Receiver(), c.RemoteTimeout, c.Headers, h.BasicAuth.Username, h.BasicAuth.Password, h.TLSConfig.ServerName, h.TLSConfig.InsecureSkipVerify, h.FollowRedirects,
 		h.EnableHTTP2, password, h.NoProxy, h.ProxyConnectHeader["X-Proxy-Key"], h.HTTPHeaders.Headers["X-Plain"].Values, h.HTTPHeaders.Headers["X-Hidden"].Secrets, c.QueueConfig,
+		c.ProtobufMessage, c.SendNativeHistograms, len(c.WriteRelabelConfigs), c.WriteRelabelConfigs[0].Regex.String(), c.WriteRelabelConfigs[1].Replacement,
+		c.MetadataConfig, c.PushInterval, c.IdleInterval, c.MaxBytesPerDay, c.MaxBytesPerSecond, c.StaleMarkers, c.QuarantineAfter,
 	}
 	want := []any{
 		"central", model.Duration(90 * time.Second),
@@ -93,7 +99,13 @@ func TestConfigEveryKey(t *testing.T) {
 		[]config.Secret{"proxy-header-1"},
 		[]string{"a", "b"},
 		[]config.Secret{"hidden-header-1"},
-		upload.QueueConfig{MaxSamplesPerSend: 500, MinBackoff: model.Duration(250 * time.Millisecond), MaxBackoff: model.Duration(5 * time.Minute)},
+		upload.QueueConfig{
+			MaxSamplesPerSend: 500, MinBackoff: model.Duration(250 * time.Millisecond), MaxBackoff: model.Duration(5 * time.Minute),
+			BatchSendDeadline: model.Duration(30 * time.Second), SampleAgeLimit: model.Duration(24 * time.Hour),
+		},
+		promwire.V2, false, 2, "latpush_nfs_.*;(getattr|access)", "paris-3",
+		upload.MetadataConfig{SendInterval: model.Duration(10 * time.Minute), MaxSamplesPerSend: 100},
+		model.Duration(5 * time.Minute), model.Duration(2 * time.Minute), 50 * units.MiB, 2 * units.KiB, false, model.Duration(0),
 	}
 	for i := range want {
 		if !reflect.DeepEqual(got[i], want[i]) {
@@ -108,6 +120,83 @@ func TestConfigEveryKey(t *testing.T) {
 	}
 	if o := configs[3].HTTPClientConfig.OAuth2; o == nil || o.ClientSecret != "client-secret-1" || o.EndpointParams["audience"] != "endpoint-param-1" {
 		t.Errorf("oauth2 is %v", o)
+	}
+}
+
+// What a Prometheus sends to a typical receiver with is taken as it is.
+func TestConfigGoodFiles(t *testing.T) {
+	t.Parallel()
+	paths, err := filepath.Glob(filepath.Join("testdata", "*.good.yml"))
+	if err != nil || len(paths) < 7 {
+		t.Fatalf("%d files, %v", len(paths), err)
+	}
+	for _, path := range paths {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			t.Parallel()
+			for _, c := range readConfigs(t, filepath.Base(path)) {
+				if err := c.Validate(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// Every key that an entry of Prometheus can have is either latpush's too, or has a sentence of its own.
+func TestConfigKnowsPrometheus(t *testing.T) {
+	t.Parallel()
+	for _, pair := range []struct{ theirs, ours reflect.Type }{
+		{reflect.TypeFor[promconfig.RemoteWriteConfig](), reflect.TypeFor[upload.Config]()},
+		{reflect.TypeFor[promconfig.QueueConfig](), reflect.TypeFor[upload.QueueConfig]()},
+		{reflect.TypeFor[promconfig.MetadataConfig](), reflect.TypeFor[upload.MetadataConfig]()},
+	} {
+		theirs, ours := keysOf(pair.theirs), keysOf(pair.ours)
+		if len(theirs) < 3 {
+			t.Fatalf("%s has only the keys %q", pair.theirs, theirs)
+		}
+		for _, key := range theirs {
+			why, foreign := upload.ForeignKey(key)
+			if mine := slices.Contains(ours, key); mine == foreign || foreign && why == "" {
+				t.Errorf("%s: latpush has it: %t, and says %q", key, mine, why)
+			}
+		}
+		for _, key := range ours {
+			if why, foreign := upload.ForeignKey(key); foreign {
+				t.Errorf("%s is no key of latpush: %s", key, why)
+			}
+		}
+	}
+	if why, foreign := upload.ForeignKey("sigvee"); foreign {
+		t.Errorf("sigvee: %s", why)
+	}
+}
+
+// keysOf gives the YAML keys of a struct's fields.
+func keysOf(t reflect.Type) []string {
+	var keys []string
+	for field := range t.Fields() {
+		if key, _, _ := strings.Cut(field.Tag.Get("yaml"), ","); key != "" && key != "-" {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+func TestConfigCollect(t *testing.T) {
+	t.Parallel()
+	for _, k := range []struct{ push, deadline, interval, want time.Duration }{
+		{0, 0, 15 * time.Second, 0},
+		{0, 5 * time.Second, 15 * time.Second, 0}, // no other snapshot comes within it
+		{0, 15 * time.Second, 15 * time.Second, 15 * time.Second},
+		{0, 5 * time.Second, time.Second, 5 * time.Second},
+		{5 * time.Minute, 5 * time.Second, time.Second, 5 * time.Minute},
+		{time.Minute, 2 * time.Minute, 15 * time.Second, 2 * time.Minute},
+	} {
+		c := upload.DefaultConfig()
+		c.PushInterval, c.QueueConfig.BatchSendDeadline = model.Duration(k.push), model.Duration(k.deadline)
+		if got := c.Collect(k.interval); got != k.want {
+			t.Errorf("push_interval %s, batch_send_deadline %s, interval %s: got %s, want %s", k.push, k.deadline, k.interval, got, k.want)
+		}
 	}
 }
 
@@ -185,7 +274,12 @@ func TestConfigShowsNoSecret(t *testing.T) {
 			t.Errorf("%s is shown", s)
 		}
 	}
-	for _, want := range []string{"name: central", "X-Scope-OrgID: <secret>", "audience: <secret>", "username: edge", "token=xxxxx", "hint=xxxxx", "edge:xxxxx@mimir.example", "tokenuser:xxxxx@auth.example"} {
+	for _, want := range []string{
+		"name: central", "X-Scope-OrgID: <secret>", "audience: <secret>", "username: edge", "token=xxxxx", "hint=xxxxx", "edge:xxxxx@mimir.example", "tokenuser:xxxxx@auth.example",
+		"protobuf_message: io.prometheus.write.v2.Request", "send_native_histograms: false", "regex: latpush_nfs_.*;(getattr|access)", "batch_send_deadline: 30s",
+		"sample_age_limit: 1d", "send_interval: 10m", "push_interval: 5m", "idle_interval: 2m", "max_bytes_per_day: 50MiB", "max_bytes_per_second: 2KiB", "stale_markers: false",
+		"quarantine_after: 0s",
+	} {
 		if !strings.Contains(shown.String(), want) {
 			t.Errorf("%s is not shown in\n%s", want, shown.String())
 		}

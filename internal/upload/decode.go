@@ -52,12 +52,37 @@ func locate(mapping *yaml.Node, decode func(*yaml.Node) error, text string) (str
 		if err := only(value); err == nil || err.Error() != text {
 			continue
 		}
-		if value.Kind == yaml.MappingNode {
+		switch value.Kind {
+		case yaml.MappingNode:
 			if inner, line := locate(value, only, text); inner != "" {
 				return key.Value + "." + inner, line
 			}
+		case yaml.SequenceNode:
+			if inner, line := locateItem(value, only, text); inner != "" {
+				return key.Value + inner, line
+			}
 		}
 		return key.Value, key.Line
+	}
+	return "", 0
+}
+
+// locateItem is locate for a list.
+func locateItem(list *yaml.Node, decode func(*yaml.Node) error, text string) (string, int) {
+	for i, item := range list.Content {
+		only := func(v *yaml.Node) error {
+			return decode(&yaml.Node{Kind: yaml.SequenceNode, Tag: list.Tag, Content: []*yaml.Node{v}})
+		}
+		if err := only(item); err == nil || err.Error() != text {
+			continue
+		}
+		path := fmt.Sprintf("[%d]", i)
+		if item.Kind == yaml.MappingNode {
+			if inner, line := locate(item, only, text); inner != "" {
+				return path + "." + inner, line
+			}
+		}
+		return path, item.Line
 	}
 	return "", 0
 }
@@ -79,6 +104,9 @@ func withoutValue(line string) string {
 	}
 	if key, found := strings.CutPrefix(what, "field "); found {
 		if key, _, unknown := strings.Cut(key, " not found in type "); unknown {
+			if why, known := ForeignKey(key); known {
+				return fmt.Sprintf("%s: key %q: %s", where, key, why)
+			}
 			return fmt.Sprintf("%s: unknown key %q", where, key)
 		}
 		if key, _, twice := strings.Cut(key, " already set in type "); twice {

@@ -3,39 +3,81 @@ package upload
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/latpush/latpush/internal/promwire"
 )
 
-// While credentials are refused, one attempt in this range: a new password is noticed within a minute and a half, and a server that locks out who knocks too
-// often is not provoked.
+// While credentials are refused, one attempt in this range: a password that was changed at the receiver is noticed within a minute and a half, and a server that
+// locks out who knocks too often is not provoked. A file with a secret is looked at more often, for that costs nobody anything.
 const (
 	minUnauthorized = 30 * time.Second
 	maxUnauthorized = 90 * time.Second
+	lookAtSecrets   = time.Second
 )
 
-// Deliver sends until the request is accepted or rejected for good, which is when the error is nil. Between attempts it waits a random time that becomes longer,
-// min_backoff to max_backoff, or as long as the receiver asks. When ctx ends it gives the last answer and an error with ctx's cause; the request may or may not
-// have arrived then.
-func (c *Client) Deliver(ctx context.Context, r promwire.Request) (Answer, error) {
+// enoughFailures is how many 5xx in a row are more than bad luck.
+const enoughFailures = 3
+
+// Deliver sends until the answer is final for the request: Accepted, Rejected, TooLarge or Unsupported. It also returns, with Retry, when for at least patience,
+// and at least three attempts, there was no other answer than 5xx: perhaps it is the request that the receiver stumbles over. An attempt without an answer, a 429
+// and refused credentials start that measure again; with a patience of 0 there is none.
+//
+// Between attempts it waits a random time that becomes longer, min_backoff to max_backoff, or as long as the receiver asks. After refused credentials it waits 30 s
+// to 90 s, or until a file with a secret has changed, and then until again returns, which is asked before each further attempt: the link may be metered. It may be
+// nil. When ctx ends it gives the last answer and an error with ctx's cause, the only error there is beside again's; the request may or may not have arrived then.
+func (c *Client) Deliver(ctx context.Context, r promwire.Request, patience time.Duration, again func(context.Context) error) (Answer, error) {
 	var a Answer
+	var failing streak
 	for attempt := 1; ; attempt++ {
 		if ctx.Err() != nil {
 			return a, fmt.Errorf("deliver to %s: %w", c.config.Receiver(), context.Cause(ctx))
 		}
+		secrets := c.config.fingerprint() // before they are read for the attempt, so that no change falls between
 		a = c.Send(ctx, r)
-		if a.Verdict == Accepted || a.Verdict == Rejected {
+		if a.Verdict != Retry && a.Verdict != Unauthorized {
+			return a, nil
+		}
+		if failing.add(&a); patience > 0 && failing.lasts(patience) {
 			return a, nil
 		}
 		pause := c.pause(attempt, &a)
 		c.log.DebugContext(ctx, "request waits for another attempt", "attempt", attempt, "verdict", a.Verdict.String(), "status", a.Status, "pause", pause)
-		if !sleep(ctx, pause) {
+		wait := sleep
+		if a.Verdict == Unauthorized {
+			wait = func(ctx context.Context, d time.Duration) bool { return c.hold(ctx, d, secrets) }
+		}
+		if !wait(ctx, pause) {
 			return a, fmt.Errorf("deliver to %s: %w", c.config.Receiver(), context.Cause(ctx))
+		}
+		if again != nil {
+			if err := again(ctx); err != nil {
+				return a, fmt.Errorf("deliver to %s: %w", c.config.Receiver(), err)
+			}
 		}
 		c.metrics.retries.Inc()
 	}
+}
+
+// streak is a number of 5xx in a row.
+type streak struct {
+	answers int
+	began   time.Time // when the first came
+}
+
+func (s *streak) add(a *Answer) {
+	if a.Status < 500 {
+		*s = streak{}
+		return
+	}
+	if s.answers == 0 {
+		s.began = time.Now()
+	}
+	s.answers++
+}
+
+func (s *streak) lasts(d time.Duration) bool {
+	return s.answers >= enoughFailures && time.Since(s.began) >= d
 }
 
 // pause is how long to wait after that many attempts. It is drawn from a range whose upper end doubles, so that hosts which lost a receiver at one moment do not
@@ -64,6 +106,23 @@ func (c *Client) between(shortest, longest time.Duration) time.Duration {
 	return shortest + time.Duration(c.random(int64(longest-shortest)+1))
 }
 
+// hold waits, or until the files with secrets are no longer as they were. It tells whether ctx has not ended.
+func (c *Client) hold(ctx context.Context, d time.Duration, secrets fingerprint) bool {
+	for end := time.Now().Add(d); ; {
+		left := time.Until(end)
+		if left <= 0 {
+			return true
+		}
+		if !sleep(ctx, min(left, lookAtSecrets)) {
+			return false
+		}
+		if c.config.fingerprint() != secrets {
+			c.log.InfoContext(ctx, "a file with a secret has changed, trying again")
+			return true
+		}
+	}
+}
+
 // sleep waits and tells whether the time has passed before ctx ended.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
@@ -74,54 +133,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// forgetRefusal is when a refusal that was logged before is news again.
-const forgetRefusal = time.Hour
-
-// said is what the log has said last, so that the same trouble is logged once and not with every attempt.
-type said struct {
-	outage    trouble // until the receiver accepts something
-	refusal   trouble // of single requests, between which others may be accepted
-	refusedAt time.Time
-}
-
-// trouble is an answer that is worth a line.
-type trouble struct {
-	status int
-	text   string
-}
-
-// say logs an answer if it is another one than before.
-func (c *Client) say(ctx context.Context, a *Answer, r *promwire.Request) {
-	if a.Verdict == Accepted {
-		if c.said.outage != (trouble{}) {
-			c.said.outage = trouble{}
-			c.log.InfoContext(ctx, "receiver accepts requests again")
-		}
-		return
-	}
-	now := trouble{a.Status, a.Err.Error()}
-	if a.Verdict == Rejected {
-		if c.said.refusal == now && time.Since(c.said.refusedAt) < forgetRefusal {
-			return
-		}
-		c.said.refusal, c.said.refusedAt = now, time.Now()
-		c.log.ErrorContext(ctx, "receiver refuses samples for good, going on with the next", "status", a.Status, "message", a.Message,
-			"samples", r.Samples, "oldest", r.Oldest, "newest", r.Newest)
-		return
-	}
-	if c.said.outage == now {
-		return
-	}
-	c.said.outage = now
-	attrs := []any{"status", a.Status, "message", a.Message}
-	if a.Status == 0 {
-		attrs = []any{slog.Any("error", a.Err)}
-	}
-	if a.Verdict == Unauthorized {
-		c.log.ErrorContext(ctx, "receiver does not accept the credentials, samples wait", attrs...)
-		return
-	}
-	c.log.WarnContext(ctx, "receiver does not accept requests, samples wait", attrs...)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"net/http"
 	"strings"
@@ -23,13 +24,15 @@ type step struct {
 	status     int
 	retryAfter string
 	words      string
+	header     http.Header // beside Retry-After
 }
 
 // script is a receiver that answers step by step, the last step for ever, and notes when it was asked.
 type script struct {
-	steps []step
-	asked []time.Duration // since the first attempt
-	begin time.Time
+	steps   []step
+	asked   []time.Duration // since the first attempt
+	headers []http.Header   // of each attempt
+	begin   time.Time
 }
 
 func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -37,13 +40,14 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 		s.begin = time.Now()
 	}
 	now := s.steps[min(len(s.asked), len(s.steps)-1)]
-	s.asked = append(s.asked, time.Since(s.begin))
+	s.asked, s.headers = append(s.asked, time.Since(s.begin)), append(s.headers, r.Header)
 	_, _ = io.Copy(io.Discard, r.Body)
 	r.Body.Close()
 	if now.status == 0 {
 		return nil, errors.New(now.words)
 	}
 	h := http.Header{}
+	maps.Copy(h, now.header)
 	if now.retryAfter != "" {
 		h.Set("Retry-After", now.retryAfter)
 	}
@@ -131,7 +135,7 @@ func TestDeliver(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					s, r := scripted(t, random, c.steps...)
-					a, err := s.Deliver(t.Context(), request())
+					a, err := s.Deliver(t.Context(), request(), 0, nil)
 					if err != nil || a.Status != c.status || (a.Verdict == upload.Accepted) != (c.status == 204) {
 						t.Errorf("got %+v, %v", a, err)
 					}
@@ -158,7 +162,7 @@ func TestDeliverEndsWithContext(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 301*time.Second)
 		defer cancel()
 		begin := time.Now()
-		a, err := s.Deliver(ctx, request())
+		a, err := s.Deliver(ctx, request(), 0, nil)
 		if took := time.Since(begin); took != 301*time.Second || len(r.asked) != 2 {
 			t.Errorf("it took %s and %d attempts", took, len(r.asked))
 		}
@@ -175,13 +179,35 @@ func TestDeliverGivesCause(t *testing.T) {
 		stopped := errors.New("the agent stops")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Second, func() { cancel(stopped) })
-		a, err := s.Deliver(ctx, request())
+		a, err := s.Deliver(ctx, request(), 0, nil)
 		if !errors.Is(err, stopped) || a.Verdict != upload.Unauthorized || len(r.asked) != 1 {
 			t.Errorf("got %+v, %v after %d attempts", a, err, len(r.asked))
 		}
-		a, err = s.Deliver(ctx, request())
+		a, err = s.Deliver(ctx, request(), 0, nil)
 		if !errors.Is(err, stopped) || a.Verdict != upload.Retry || len(r.asked) != 1 {
 			t.Errorf("with a context that is over: got %+v, %v after %d attempts", a, err, len(r.asked))
+		}
+	})
+}
+
+// Each attempt but the first is asked for, and not made if it is refused.
+func TestDeliverAsksBeforeEachFurtherAttempt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, r := scripted(t, lowest, step{status: 429}, step{status: 429}, step{status: 503})
+		short, asked := errors.New("no budget"), 0
+		again := func(context.Context) error {
+			if asked++; asked != len(r.asked) {
+				t.Errorf("asked %d times after %d attempts", asked, len(r.asked))
+			}
+			if asked == 3 {
+				return short
+			}
+			return nil
+		}
+		a, err := s.Deliver(t.Context(), request(), 0, again)
+		if !errors.Is(err, short) || a.Status != 503 || len(r.asked) != 3 {
+			t.Errorf("got %+v, %v after %d attempts", a, err, len(r.asked))
 		}
 	})
 }
@@ -198,7 +224,7 @@ func TestDeliverLogsChanges(t *testing.T) {
 		steps = append(steps, step{status: 200}, step{status: 200}, step{status: 400, words: "bad"}, step{status: 200}, step{status: 400, words: "bad"}, step{status: 400, words: "worse"}, step{status: 200})
 		s, r := scripted(t, lowest, steps...)
 		for len(r.asked) < len(steps) {
-			if _, err := s.Deliver(t.Context(), request()); err != nil {
+			if _, err := s.Deliver(t.Context(), request(), 0, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -301,7 +327,10 @@ func TestRetryAfter(t *testing.T) {
 
 func TestVerdictString(t *testing.T) {
 	t.Parallel()
-	for v, want := range map[upload.Verdict]string{upload.Retry: "retry", upload.Accepted: "accepted", upload.Rejected: "rejected", upload.Unauthorized: "unauthorized", 9: "Verdict(9)"} {
+	for v, want := range map[upload.Verdict]string{
+		upload.Retry: "retry", upload.Accepted: "accepted", upload.Rejected: "rejected", upload.Unauthorized: "unauthorized",
+		upload.TooLarge: "too large", upload.Unsupported: "unsupported", 9: "Verdict(9)",
+	} {
 		if v.String() != want {
 			t.Errorf("got %s, want %s", v, want)
 		}

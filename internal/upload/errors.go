@@ -2,6 +2,7 @@ package upload
 
 import (
 	"errors"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -25,6 +26,18 @@ func (e *attemptError) Timeout() bool { return timedOut(e.cause) }
 func timedOut(err error) bool {
 	var t interface{ Timeout() bool }
 	return errors.As(err, &t) && t.Timeout()
+}
+
+// proxyStatus gives 407 if a proxy has refused to open a tunnel without other credentials, or else 0. All that the HTTP client tells of a proxy's answer is the
+// phrase behind the status; one that a proxy has written in its own words is not recognised, and the attempt is one that got no answer.
+func proxyStatus(err error) int {
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		err = inner
+	}
+	if err != nil && err.Error() == http.StatusText(http.StatusProxyAuthRequired) {
+		return http.StatusProxyAuthRequired
+	}
+	return 0
 }
 
 // attemptText writes an error of the HTTP client without URLs, and without local ports, which would make every attempt's error a new one.

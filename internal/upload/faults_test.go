@@ -192,6 +192,81 @@ func TestSendToHungServer(t *testing.T) {
 	}
 }
 
+// trickle reads a request and writes a text, then the filler again and again, a little at a time until the client hangs up.
+func trickle(begin, filler string) func(*net.TCPConn) {
+	return func(conn *net.TCPConn) {
+		answerWith(begin)(conn)
+		for filler != "" {
+			if _, err := io.WriteString(conn, filler); err != nil {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		_, _ = io.Copy(io.Discard, conn)
+	}
+}
+
+// A server that never stops, or never starts, costs one remote_timeout like one that hangs; each byte that it sends does not win it more time.
+func TestSendToEndlessServer(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		handle  func(*net.TCPConn)
+		verdict upload.Verdict
+		status  int
+		min     time.Duration
+	}{
+		{"head byte by byte", trickle("HTTP/1.1 204 No Content\r\nX: ", "y"), upload.Retry, 0, 150 * time.Millisecond},
+		{"refusal byte by byte", trickle("HTTP/1.1 400 X\r\nContent-Length: 1000000\r\n\r\n", "y"), upload.Rejected, 400, 150 * time.Millisecond},
+		{"success byte by byte", trickle("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", "y"), upload.Accepted, 200, 150 * time.Millisecond},
+		{"chunks without end", trickle("HTTP/1.1 500 X\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\ny\r\n"), upload.Retry, 500, 150 * time.Millisecond},
+		{"continue, and nothing after it", trickle("HTTP/1.1 100 Continue\r\n\r\n", ""), upload.Retry, 0, 150 * time.Millisecond},
+		{"continue, for ever", trickle("", "HTTP/1.1 100 Continue\r\n\r\n"), upload.Retry, 0, 150 * time.Millisecond},
+		{"continue, then accepted", answerWith("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"), upload.Accepted, 204, 0},
+		{"early hints, then accepted", answerWith("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"), upload.Accepted, 204, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSender(t, rawServer(t, c.handle), func(u *upload.Config) {
+				brief(u)
+				if c.min == 0 { // it ends by itself
+					u.RemoteTimeout = model.Duration(20 * time.Second)
+				}
+			})
+			begin := time.Now()
+			a := s.Send(t.Context(), request())
+			if took := time.Since(begin); took < c.min || took > 20*time.Second {
+				t.Errorf("it took %s", took)
+			}
+			if a.Verdict != c.verdict || a.Status != c.status {
+				t.Errorf("got %+v, want %s with status %d", a, c.verdict, c.status)
+			}
+		})
+	}
+}
+
+// A connection that nobody accepts is half open: the kernel has completed it, and takes what fits in its buffers.
+func TestSendToHalfOpenConnection(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := newSender(t, "http://"+l.Addr().String(), brief)
+	for _, size := range []int{14, 8 << 20} { // the latter is more than the kernel's buffers hold
+		r := request()
+		r.Body = make([]byte, size)
+		begin := time.Now()
+		if a := s.Send(t.Context(), r); a.Verdict != upload.Retry || !errors.Is(a.Err, context.DeadlineExceeded) {
+			t.Errorf("got %+v", a)
+		}
+		if took := time.Since(begin); took < 150*time.Millisecond || took > 20*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	}
+}
+
 // After a time-out the next attempt makes a connection of its own, with HTTP/2 too, which would go on using the old one.
 func TestDeliverAfterTimeoutDialsAnew(t *testing.T) {
 	t.Parallel()
@@ -210,7 +285,7 @@ func TestDeliverAfterTimeoutDialsAnew(t *testing.T) {
 		c.RemoteTimeout = model.Duration(2 * time.Second)
 	})
 	for i := range 2 {
-		if a, err := s.Deliver(t.Context(), request()); err != nil || a.Verdict != upload.Accepted {
+		if a, err := s.Deliver(t.Context(), request(), 0, nil); err != nil || a.Verdict != upload.Accepted {
 			t.Errorf("request %d: got %+v, %v", i, a, err)
 		}
 	}
@@ -283,47 +358,5 @@ func TestSendCanceled(t *testing.T) {
 	}
 	if lines := s.log.lines(t); len(lines) != 0 {
 		t.Errorf("got the lines %v", lines)
-	}
-}
-
-// Fetching a token heeds no context by itself: a token server that hangs must not hold the sender, nor be asked again and again, nor for ever.
-func TestSendToHungTokenServer(t *testing.T) {
-	t.Parallel()
-	tokens := newTokens(t)
-	var hanging atomic.Int32
-	release := make(chan struct{})
-	answer := tokens.Config.Handler
-	tokens.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if hanging.Add(1) == 1 {
-			<-release
-			return
-		}
-		answer.ServeHTTP(w, r)
-	})
-	defer close(release)
-	server := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	s := newSender(t, server.URL, func(c *upload.Config) {
-		tokens.configure(c)
-		c.RemoteTimeout = model.Duration(2 * time.Second)
-		c.QueueConfig.MinBackoff, c.QueueConfig.MaxBackoff = model.Duration(time.Millisecond), model.Duration(time.Millisecond)
-	})
-	for range 3 {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		begin := time.Now()
-		if a := s.Send(ctx, request()); a.Verdict != upload.Retry || !errors.Is(a.Err, context.DeadlineExceeded) {
-			t.Errorf("got %+v", a)
-		}
-		if took := time.Since(begin); took > time.Second {
-			t.Errorf("it took %s", took)
-		}
-		cancel()
-	}
-	if n := hanging.Load(); n != 1 {
-		t.Errorf("the token server was asked %d times while it was hanging", n)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if a, err := s.Deliver(ctx, request()); err != nil || a.Verdict != upload.Accepted {
-		t.Errorf("got %+v, %v", a, err)
 	}
 }

@@ -18,12 +18,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/latpush/latpush/internal/promwire"
 	"github.com/latpush/latpush/internal/upload"
@@ -125,9 +127,17 @@ func serve(t testing.TB, handler http.HandlerFunc) *httptest.Server {
 // request is what the tests send.
 func request() promwire.Request {
 	return promwire.Request{
-		Body: []byte("a snappy block"), ContentType: "application/x-protobuf", Version: "0.1.0", Samples: 30, Series: 30,
+		Body: []byte("a snappy block"), ContentType: "application/x-protobuf", Version: "0.1.0", Protocol: promwire.V1, Samples: 30, Series: 30,
 		Oldest: time.UnixMilli(1_763_800_000_000), Newest: time.UnixMilli(1_763_800_000_000),
 	}
+}
+
+// request2 is a request of remote write 2.0.
+func request2() promwire.Request {
+	r := request()
+	r.ContentType, r.Version, r.Protocol = "application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0", promwire.V2
+	r.Histograms = 4
+	return r
 }
 
 // logbook keeps log lines.
@@ -212,4 +222,30 @@ func (s *sender) wantNoSecret(t testing.TB, a upload.Answer, secrets ...string) 
 			t.Errorf("%q is in\n%s", secret, said)
 		}
 	}
+}
+
+// sumOf adds up the series of a counter.
+func sumOf(t testing.TB, g prometheus.Gatherer, name string) int {
+	t.Helper()
+	return int(labelled(t, g, name, "", ""))
+}
+
+// labelled adds up the series of a counter that have a label of this value; all if the label is "".
+func labelled(t testing.TB, g prometheus.Gatherer, name, label, value string) (sum float64) {
+	t.Helper()
+	families, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			if label == "" || slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool { return l.GetName() == label && l.GetValue() == value }) {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
 }

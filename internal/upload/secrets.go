@@ -2,6 +2,7 @@ package upload
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/base64"
 	"maps"
 	"net/http"
@@ -178,4 +179,21 @@ func (c *Config) scrub(text string, more ...string) string {
 		}
 	}
 	return text
+}
+
+// fingerprint tells two states of the files that an entry names apart.
+type fingerprint [sha256.Size]byte
+
+// fingerprint reads the files. One that cannot be read is like an empty one: the attempt that it is read for will say so.
+func (c *Config) fingerprint() fingerprint {
+	all := sha256.New()
+	for _, s := range c.secrets() {
+		if s.file == "" {
+			continue
+		}
+		content, _ := os.ReadFile(s.file)
+		one := sha256.Sum256(content)
+		all.Write(one[:])
+	}
+	return fingerprint(all.Sum(nil))
 }

@@ -1,6 +1,7 @@
 package upload
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -8,11 +9,16 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/alecthomas/units"
 	"github.com/prometheus/common/config"
+	"github.com/prometheus/common/model"
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/latpush/latpush/internal/promwire"
 )
 
 // KeyError says what is wrong with the value of one YAML key.
@@ -30,21 +36,25 @@ func keyError(key, format string, args ...any) error {
 	return &KeyError{Key: key, Err: fmt.Errorf(format, args...)}
 }
 
-// Validate reports the first thing that is wrong, as a *KeyError. It reads the files that the entry names, once, so that a secret or a certificate which cannot
-// be read is found before anything starts.
+// Validate reports everything that is wrong, a *KeyError for each key, joined. It reads the files that the entry names, once, so that a secret or a certificate
+// which cannot be read is found before anything starts. It also completes the relabelling rules, which need to know what names are valid.
 func (c *Config) Validate() error {
-	for _, check := range []func() error{c.checkURL, c.checkName, c.checkHeaders, c.checkQueue, c.checkSupported, c.checkProxies, c.checkOAuth2} {
-		if err := check(); err != nil {
-			return err
-		}
+	var all []error
+	for _, check := range []func() error{
+		c.checkURL, c.checkName, c.checkTimes, c.checkProtocol, c.checkQueue, c.checkMetadata, c.checkBudget, c.checkRelabelling, c.checkHTTP, c.checkFiles,
+	} {
+		all = append(all, check())
 	}
-	if c.RemoteTimeout <= 0 {
-		return keyError("remote_timeout", "%s is not positive", c.RemoteTimeout)
-	}
-	if _, err := c.httpClientConfig(); err != nil {
+	return errors.Join(all...)
+}
+
+// checkHTTP checks what the HTTP client is made from. The library's own check comes last: it is about how credentials go together, and says nothing of keys.
+func (c *Config) checkHTTP() error {
+	if err := errors.Join(c.checkHeaders(), c.checkSupported(), c.checkProxies(), c.checkOAuth2()); err != nil {
 		return err
 	}
-	return c.checkFiles()
+	_, err := c.httpClientConfig()
+	return err
 }
 
 func (c *Config) checkURL() error {
@@ -78,14 +88,13 @@ func (c *Config) checkName() error {
 }
 
 func (c *Config) checkHeaders() error {
+	var all []error
 	given := make(map[string]string)
 	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {
-		if err := checkHeader("headers."+name, name, given, string(c.Headers[name])); err != nil {
-			return err
-		}
+		all = append(all, checkHeader("headers."+name, name, given, string(c.Headers[name])))
 	}
 	if c.HTTPClientConfig.HTTPHeaders == nil {
-		return nil
+		return errors.Join(all...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.HTTPClientConfig.HTTPHeaders.Headers)) {
 		h := c.HTTPClientConfig.HTTPHeaders.Headers[name]
@@ -93,11 +102,9 @@ func (c *Config) checkHeaders() error {
 		for _, s := range h.Secrets {
 			values = append(values, string(s))
 		}
-		if err := checkHeader("http_headers."+name, name, given, values...); err != nil {
-			return err
-		}
+		all = append(all, checkHeader("http_headers."+name, name, given, values...))
 	}
-	return nil
+	return errors.Join(all...)
 }
 
 // checkHeader checks one header that a user gives; given has the keys of those before it by canonical name.
@@ -127,17 +134,89 @@ func checkHeader(key, name string, given map[string]string, values ...string) er
 	return nil
 }
 
-func (c *Config) checkQueue() error {
-	q := &c.QueueConfig
-	switch {
-	case q.MaxSamplesPerSend <= 0:
-		return keyError("queue_config.max_samples_per_send", "%d is not positive", q.MaxSamplesPerSend)
-	case q.MinBackoff <= 0:
-		return keyError("queue_config.min_backoff", "%s is not positive", q.MinBackoff)
-	case q.MaxBackoff < q.MinBackoff:
-		return keyError("queue_config.max_backoff", "%s is shorter than min_backoff, %s", q.MaxBackoff, q.MinBackoff)
+func (c *Config) checkTimes() error {
+	var all []error
+	if c.RemoteTimeout <= 0 {
+		all = append(all, keyError("remote_timeout", "%s is not positive", c.RemoteTimeout))
+	}
+	for _, d := range []struct {
+		key   string
+		value model.Duration
+	}{
+		{"push_interval", c.PushInterval},
+		{"idle_interval", c.IdleInterval},
+		{"quarantine_after", c.QuarantineAfter},
+		{"queue_config.batch_send_deadline", c.QueueConfig.BatchSendDeadline},
+		{"queue_config.sample_age_limit", c.QueueConfig.SampleAgeLimit},
+	} {
+		if d.value < 0 {
+			all = append(all, keyError(d.key, "%s is negative", time.Duration(d.value)))
+		}
+	}
+	return errors.Join(all...)
+}
+
+func (c *Config) checkProtocol() error {
+	if p := c.ProtobufMessage; p != promwire.V1 && p != promwire.V2 {
+		return keyError("protobuf_message", "%q is unknown (use %s or %s)", p, promwire.V1, promwire.V2)
 	}
 	return nil
+}
+
+func (c *Config) checkQueue() error {
+	var all []error
+	q := &c.QueueConfig
+	if q.MaxSamplesPerSend <= 0 {
+		all = append(all, keyError("queue_config.max_samples_per_send", "%d is not positive", q.MaxSamplesPerSend))
+	}
+	if q.MinBackoff <= 0 {
+		all = append(all, keyError("queue_config.min_backoff", "%s is not positive", q.MinBackoff))
+	}
+	if q.MaxBackoff < q.MinBackoff {
+		all = append(all, keyError("queue_config.max_backoff", "%s is shorter than min_backoff, %s", q.MaxBackoff, q.MinBackoff))
+	}
+	return errors.Join(all...)
+}
+
+func (c *Config) checkMetadata() error {
+	var all []error
+	if m := &c.MetadataConfig; m.SendInterval <= 0 {
+		all = append(all, keyError("metadata_config.send_interval", "%s is not positive (send: false switches metadata off)", m.SendInterval))
+	}
+	if m := &c.MetadataConfig; m.MaxSamplesPerSend <= 0 {
+		all = append(all, keyError("metadata_config.max_samples_per_send", "%d is not positive", m.MaxSamplesPerSend))
+	}
+	return errors.Join(all...)
+}
+
+// smallestDay is what 24 hours must have room for at least: a small request in each hour.
+const smallestDay = 64 * units.KiB
+
+func (c *Config) checkBudget() error {
+	var all []error
+	if b := c.MaxBytesPerDay; b < 0 || b > 0 && b < smallestDay {
+		all = append(all, keyError("max_bytes_per_day", "%s is too small (at least %s; leave it out for no bound)", b, smallestDay))
+	}
+	if b := c.MaxBytesPerSecond; b < 0 {
+		all = append(all, keyError("max_bytes_per_second", "%s is negative (leave it out for no bound)", b))
+	}
+	return errors.Join(all...)
+}
+
+// checkRelabelling lets the relabelling package judge each rule. Names of labels are those of remote write 1.0, to which every receiver may have to fall back.
+func (c *Config) checkRelabelling() error {
+	var all []error
+	for i, rule := range c.WriteRelabelConfigs {
+		key := fmt.Sprintf("write_relabel_configs[%d]", i)
+		if rule == nil {
+			all = append(all, keyError(key, "the rule is empty"))
+			continue
+		}
+		if err := rule.Validate(model.LegacyValidation); err != nil {
+			all = append(all, &KeyError{Key: key, Err: err})
+		}
+	}
+	return errors.Join(all...)
 }
 
 // checkSupported refuses what the HTTP client library could do only with a secret manager, which latpush has not.
@@ -154,22 +233,21 @@ func (c *Config) checkSupported() error {
 		refs["oauth2.client_secret_ref"], refs["oauth2.client_certificate_key_ref"] = o.ClientSecretRef, o.ClientCertificateKeyRef
 		refs["oauth2.tls_config.ca_ref"], refs["oauth2.tls_config.cert_ref"], refs["oauth2.tls_config.key_ref"] = o.TLSConfig.CARef, o.TLSConfig.CertRef, o.TLSConfig.KeyRef
 	}
+	var all []error
 	for _, key := range slices.Sorted(maps.Keys(refs)) {
 		if refs[key] != "" {
-			return keyError(key, "latpush has no secret manager (use the key that ends in _file)")
+			all = append(all, keyError(key, "latpush has no secret manager (use the key that ends in _file)"))
 		}
 	}
-	return nil
+	return errors.Join(all...)
 }
 
 func (c *Config) checkProxies() error {
-	if err := checkProxy("", &c.HTTPClientConfig.ProxyConfig); err != nil {
-		return err
-	}
+	err := checkProxy("", &c.HTTPClientConfig.ProxyConfig)
 	if o := c.HTTPClientConfig.OAuth2; o != nil {
-		return checkProxy("oauth2.", &o.ProxyConfig)
+		err = errors.Join(err, checkProxy("oauth2.", &o.ProxyConfig))
 	}
-	return nil
+	return err
 }
 
 func checkProxy(prefix string, p *config.ProxyConfig) error {
@@ -228,23 +306,25 @@ func (c *Config) httpClientConfig() (config.HTTPClientConfig, error) {
 	return h, nil
 }
 
-// checkFiles reads every file that the entry names, and the certificates in them.
+// checkFiles reads every file that the entry names, and the certificates in them if they can all be read.
 func (c *Config) checkFiles() error {
+	var all []error
 	for _, s := range c.secrets() {
 		if s.file == "" {
 			continue
 		}
 		if _, err := os.ReadFile(s.file); err != nil {
-			return &KeyError{Key: s.key, Err: err}
+			all = append(all, &KeyError{Key: s.key, Err: err})
 		}
 	}
-	if err := checkTLS("tls_config", &c.HTTPClientConfig.TLSConfig); err != nil {
-		return err
+	if len(all) > 0 {
+		return errors.Join(all...)
 	}
+	err := checkTLS("tls_config", &c.HTTPClientConfig.TLSConfig)
 	if o := c.HTTPClientConfig.OAuth2; o != nil {
-		return checkTLS("oauth2.tls_config", &o.TLSConfig)
+		err = errors.Join(err, checkTLS("oauth2.tls_config", &o.TLSConfig))
 	}
-	return nil
+	return err
 }
 
 // checkTLS loads the certificates as the client will, the authority's first, to be able to say which one is not good.

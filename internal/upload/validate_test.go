@@ -7,12 +7,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/relabel"
 
 	"github.com/latpush/latpush/internal/upload"
 )
@@ -62,6 +64,26 @@ func TestValidate(t *testing.T) {
 		{"no samples", func(u c) { u.QueueConfig.MaxSamplesPerSend = 0 }, "queue_config.max_samples_per_send", "0 is not positive"},
 		{"no backoff", func(u c) { u.QueueConfig.MinBackoff = 0 }, "queue_config.min_backoff", "not positive"},
 		{"backoff ends before it starts", func(u c) { u.QueueConfig.MaxBackoff = second(0.5) }, "queue_config.max_backoff", "500ms is shorter than min_backoff, 1s"},
+		{"no wait for a batch", func(u c) { u.QueueConfig.BatchSendDeadline = second(-1) }, "queue_config.batch_send_deadline", "-1s is negative"},
+		{"age", func(u c) { u.QueueConfig.SampleAgeLimit = second(-1) }, "queue_config.sample_age_limit", "-1s is negative"},
+		{"push", func(u c) { u.PushInterval = second(-1) }, "push_interval", "-1s is negative"},
+		{"idle", func(u c) { u.IdleInterval = second(-1) }, "idle_interval", "-1s is negative"},
+		{"quarantine", func(u c) { u.QuarantineAfter = second(-1) }, "quarantine_after", "-1s is negative"},
+		{"never quarantine", func(u c) { u.QuarantineAfter = 0 }, "", ""},
+		{"message", func(u c) { u.ProtobufMessage = "prometheus.v3" }, "protobuf_message", `"prometheus.v3" is unknown (use prometheus.WriteRequest or io.prometheus.write.v2.Request)`},
+		{"no message", func(u c) { u.ProtobufMessage = "" }, "protobuf_message", "is unknown"},
+		{"metadata never", func(u c) { u.MetadataConfig.SendInterval = 0 }, "metadata_config.send_interval", "send: false"},
+		{"no metadata", func(u c) { u.MetadataConfig.MaxSamplesPerSend = -1 }, "metadata_config.max_samples_per_send", "-1 is not positive"},
+		{"small day", func(u c) { u.MaxBytesPerDay = 50 }, "max_bytes_per_day", "50B is too small (at least 64KiB"},
+		{"negative day", func(u c) { u.MaxBytesPerDay = -1 }, "max_bytes_per_day", "too small"},
+		{"smallest day", func(u c) { u.MaxBytesPerDay = 64 << 10 }, "", ""},
+		{"rate", func(u c) { u.MaxBytesPerSecond = -1 }, "max_bytes_per_second", "negative"},
+		{"rules", rules(func(*relabel.Config) {}, func(*relabel.Config) {}), "", ""},
+		{"empty rule", func(u c) { u.WriteRelabelConfigs = []*relabel.Config{nil} }, "write_relabel_configs[0]", "the rule is empty"},
+		{"rule without a target", rules(func(*relabel.Config) {}, func(r *relabel.Config) { r.TargetLabel = "" }), "write_relabel_configs[1]", "requires 'target_label'"},
+		{"rule for UTF-8 names", rules(func(r *relabel.Config) { r.TargetLabel = "service.name" }), "write_relabel_configs[0]", `"service.name" is invalid 'target_label'`},
+		{"rule without modulus", rules(func(r *relabel.Config) { r.Action = relabel.HashMod }), "write_relabel_configs[0]", "non-zero modulus"},
+		{"rule that maps with a template", rules(func(r *relabel.Config) { r.Action, r.Replacement = relabel.LabelMap, "host_${1}" }), "", ""},
 		{"equal backoffs", func(u c) { u.QueueConfig.MaxBackoff = second(1) }, "", ""},
 
 		{"content type", func(u c) { u.Headers["content-type"] = "x" }, "headers.content-type", "reserved"},
@@ -148,6 +170,62 @@ func TestValidate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// rules makes an entry with a valid rule for each change.
+func rules(changes ...func(*relabel.Config)) func(*upload.Config) {
+	return func(c *upload.Config) {
+		for _, change := range changes {
+			rule := relabel.DefaultRelabelConfig
+			rule.TargetLabel = "a"
+			change(&rule)
+			c.WriteRelabelConfigs = append(c.WriteRelabelConfigs, &rule)
+		}
+	}
+}
+
+// Everything that is wrong is reported at once, each key with an error of its own.
+func TestValidateReportsEverything(t *testing.T) {
+	t.Parallel()
+	c := upload.DefaultConfig()
+	c.Name = "a\nb"
+	c.RemoteTimeout, c.PushInterval, c.QueueConfig, c.MaxBytesPerDay = 0, -1, upload.QueueConfig{MaxBackoff: -1}, 1
+	c.ProtobufMessage, c.MetadataConfig = "x", upload.MetadataConfig{}
+	c.Headers = map[string]config.Secret{"Host": "a", "X A": "b"}
+	c.HTTPClientConfig.BasicAuth = &config.BasicAuth{PasswordFile: "/nowhere/password", UsernameRef: "a"}
+	c.HTTPClientConfig.TLSConfig.CAFile = "/nowhere/ca"
+	c.HTTPClientConfig.OAuth2 = oauth(func(o *config.OAuth2) { o.ProxyURL = *mustURL(t, "x://a") })
+	rules(func(*relabel.Config) {}, func(r *relabel.Config) { r.Action = "" }, func(r *relabel.Config) { r.TargetLabel = "" })(&c)
+	want := []string{
+		"basic_auth.password_file", "basic_auth.username_ref", "headers.Host", "headers.X A", "max_bytes_per_day", "metadata_config.max_samples_per_send",
+		"metadata_config.send_interval", "name", "oauth2.proxy_url", "protobuf_message", "push_interval", "queue_config.max_backoff",
+		"queue_config.max_samples_per_send", "queue_config.min_backoff", "remote_timeout", "tls_config.ca_file", "url", "write_relabel_configs[1]", "write_relabel_configs[2]",
+	}
+	var got []string
+	for _, one := range leaves(c.Validate()) {
+		var key *upload.KeyError
+		if !errors.As(one, &key) {
+			t.Fatalf("%v has no key", one)
+		}
+		got = append(got, key.Key)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("got errors of the keys\n%q\nwant\n%q", got, want)
+	}
+}
+
+// leaves are the errors that were joined.
+func leaves(err error) []error {
+	var joined interface{ Unwrap() []error }
+	if !errors.As(err, &joined) {
+		return []error{err}
+	}
+	var all []error
+	for _, one := range joined.Unwrap() {
+		all = append(all, leaves(one)...)
+	}
+	return all
 }
 
 func headers(name string, h config.Header) *config.Headers {

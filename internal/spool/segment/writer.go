@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"syscall"
 )
 
@@ -16,7 +17,7 @@ type File interface {
 	Sync() error
 }
 
-// Writer appends frames to one segment. For one goroutine at a time.
+// Writer appends frames to one segment. For one goroutine at a time, except that another may call Sync meanwhile.
 type Writer struct {
 	name   string
 	file   File
@@ -24,6 +25,9 @@ type Writer struct {
 	end    int64 // end of the last frame that was appended whole
 	sync   bool
 	spoilt bool
+
+	syncing sync.Mutex // held while the file is synced
+	failed  error      // of the first sync that failed; guarded by syncing
 }
 
 // Create writes the file header to an empty file. With sync, it is on disk when Create returns, and so is every record when Append
@@ -78,6 +82,20 @@ func (w *Writer) Append(frame []byte, sequence uint64) (Location, error) {
 // full disk, or when a torn frame could not be cut off.
 func (w *Writer) Usable() bool { return !w.spoilt }
 
+// Sync forces to disk what was appended. Once it has failed it always does, since a later sync says nothing of what the failed one left. The
+// error wraps ErrSync.
+func (w *Writer) Sync() error {
+	w.syncing.Lock()
+	defer w.syncing.Unlock()
+	if w.failed != nil {
+		return w.failed
+	}
+	if err := w.file.Sync(); err != nil {
+		w.failed = fmt.Errorf("%w %s: %w", ErrSync, w.name, err)
+	}
+	return w.failed
+}
+
 // Close closes the file.
 func (w *Writer) Close() error { return w.file.Close() }
 
@@ -85,10 +103,7 @@ func (w *Writer) flush() error {
 	if !w.sync {
 		return nil
 	}
-	if err := w.file.Sync(); err != nil {
-		return fmt.Errorf("%w %s: %w", ErrSync, w.name, err)
-	}
-	return nil
+	return w.Sync()
 }
 
 // cutBack removes a frame that is not to be, and returns the error that was the reason.

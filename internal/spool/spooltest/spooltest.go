@@ -3,6 +3,7 @@
 package spooltest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -34,6 +35,13 @@ func Snapshot(i int) *latency.Snapshot {
 		histogram("nfs_latency_seconds", "operation", i, 3, 6),
 	}
 	return &latency.Snapshot{Taken: Instant(i), Families: families}
+}
+
+// Rebooted is snapshot i in a boot of its own, so that it cannot be left out.
+func Rebooted(i int) *latency.Snapshot {
+	snapshot := Snapshot(i)
+	binary.LittleEndian.PutUint32(snapshot.Taken.BootID[4:], uint32(i))
+	return snapshot
 }
 
 // Large is the i-th snapshot of a boot with one histogram of that many label sets and bounds.
