@@ -89,6 +89,27 @@ struct tcp_sock {
 	__u32 srtt_us;
 };
 
+struct rpc_procinfo {
+	const char *p_name;
+};
+
+struct rpc_message {
+	const struct rpc_procinfo *rpc_proc;
+};
+
+struct rpc_program {
+	const char *name;
+};
+
+struct rpc_clnt {
+	const struct rpc_program *cl_program;
+};
+
+struct rpc_task {
+	struct rpc_message tk_msg;
+	struct rpc_clnt *tk_client;
+};
+
 struct irqaction {
 	const char *name;
 };

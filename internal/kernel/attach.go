@@ -42,13 +42,13 @@ func (s *loadedSource) attachHook(h *hook) ([]attachment, string, error) {
 	if len(errs) == 0 {
 		return nil, "", errors.New("none of the ways to attach it is allowed")
 	}
-	if h.module != "" && !hasSymbol(h.events[0]) {
+	if h.module != "" && !hasSymbol(h.symbol()) {
 		return nil, "", errAbsent
 	}
 	return nil, "", errors.Join(errs...)
 }
 
-// hasSymbol returns whether the kernel or a module that is loaded has a function, as far as the kernel lists its symbols.
+// hasSymbol returns whether the kernel or a module that is loaded has a symbol, as far as the kernel lists its symbols.
 func hasSymbol(name string) bool {
 	file, err := os.Open("/proc/kallsyms")
 	if err != nil {

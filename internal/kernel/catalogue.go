@@ -49,6 +49,17 @@ type hook struct {
 	absent string // why it is no fault that a kernel does not have the events; empty: it is one
 }
 
+// isFunction returns whether the hook is on a function, and not on tracepoints.
+func (h *hook) isFunction() bool { return h.ways[0].how == Fentry }
+
+// symbol is what the kernel's list of symbols has if it has the hook's first event.
+func (h *hook) symbol() string {
+	if h.isFunction() {
+		return h.events[0]
+	}
+	return "__tracepoint_" + h.events[0]
+}
+
 // way is one way to attach a hook: the program of an event is the event's name and the suffix.
 type way struct {
 	how      string
@@ -62,6 +73,12 @@ func tracepoints(name string, classic bool, events ...string) hook {
 		ways = append(ways, way{Tracepoint, []string{"tracepoint"}})
 	}
 	return hook{name: name, events: events, ways: ways}
+}
+
+// inModule describes a hook of which the events live in a module.
+func inModule(module string, h hook) hook {
+	h.module = module
+	return h
 }
 
 // function describes a hook on the entry and the return of a function of a module.
@@ -111,6 +128,15 @@ func catalogue() []source {
 				function("nfsv4", "nfs4_file_open", ""),
 			},
 			configure: configureInFlight,
+		},
+		{
+			name: "nfs_rpc", standard: true,
+			metrics: []metric{
+				{name: "nfs_rpc_latency_seconds", help: "Time of remote procedure calls of the NFS client: in the queue, on the network and at the server, and in total."},
+			},
+			hooks:     []hook{inModule("sunrpc", tracepoints("rpc_stats_latency", true, "rpc_stats_latency"))},
+			configure: configureLabelSets("nfs_rpc_latency"),
+			label:     strings.ToLower,
 		},
 		{
 			name: "offcpu",

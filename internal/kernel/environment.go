@@ -118,14 +118,18 @@ func (e *environment) requestArgument() (uint32, error) {
 	return uint32(len(function.Params) - 2), nil // the first parameter is the tracepoint's own
 }
 
-// hasFunction returns whether a function is built into the kernel.
-func (e *environment) hasFunction(name string) bool {
+// hasBuiltin returns whether the function or the tracepoint of a hook is built into the kernel, as far as its type information tells.
+func (e *environment) hasBuiltin(h *hook) bool {
 	spec, err := e.cache.Kernel()
 	if err != nil {
 		return false
 	}
-	var function *btf.Func
-	return spec.TypeByName(name, &function) == nil
+	if h.isFunction() {
+		var function *btf.Func
+		return spec.TypeByName(h.events[0], &function) == nil
+	}
+	var prototype *btf.Typedef
+	return spec.TypeByName("btf_trace_"+h.events[0], &prototype) == nil
 }
 
 // explain adds to an error of loading or attaching what the operator can do about it.

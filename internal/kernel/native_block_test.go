@@ -67,6 +67,7 @@ func directIO(t *testing.T, path string, n int) {
 	}
 }
 
+// A completion that interrupts the program while it counts another one on that CPU is lost, and counted as that.
 func TestBlockRequestsAreCountedExactly(t *testing.T) {
 	for _, how := range []string{TpBTF, RawTracepoint} {
 		t.Run(how, func(t *testing.T) {
@@ -75,11 +76,12 @@ func TestBlockRequestsAreCountedExactly(t *testing.T) {
 			name := strings.TrimPrefix(path, "/dev/")
 			readsBefore := events(sample(t, k, "block_io_latency_seconds", name, "read"))
 			directIO(t, path, 100)
-			if n := events(sample(t, k, "block_io_latency_seconds", name, "read")) - readsBefore; n != 100 {
-				t.Errorf("counted %d reads of %s, want 100", n, name)
-			}
-			if n := events(sample(t, k, "block_io_latency_seconds", name, "write")); n != 100 {
-				t.Errorf("counted %d writes of %s, want 100", n, name)
+			reads, _ := sampleAndRecursions(t, k, "block_io_latency_seconds", name, "read")
+			writes, lost := sampleAndRecursions(t, k, "block_io_latency_seconds", name, "write")
+			for operation, n := range map[string]uint64{"reads": events(reads) - readsBefore, "writes": events(writes)} {
+				if n > 100 || n+lost < 100 {
+					t.Errorf("counted %d %s of %s, want 100, of which %d may be lost", n, operation, name, lost)
+				}
 			}
 		})
 	}
@@ -92,7 +94,8 @@ func TestBlockLabelSetsAreBounded(t *testing.T) {
 	name := strings.TrimPrefix(path, "/dev/")
 	directIO(t, path, 50)
 	reads, writes := events(sample(t, k, "block_io_latency_seconds", name, "read")), events(sample(t, k, "block_io_latency_seconds", name, "write"))
-	others := events(sample(t, k, "block_io_latency_seconds", other, other))
+	rest, lost := sampleAndRecursions(t, k, "block_io_latency_seconds", other, other)
+	others := events(rest) + lost
 	if reads != 0 && writes != 0 {
 		t.Errorf("two label sets in a map for one: %d reads, %d writes", reads, writes)
 	}

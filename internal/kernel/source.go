@@ -187,7 +187,7 @@ func (s *loadedSource) present(h *hook) bool {
 	if err == nil {
 		return strings.TrimSpace(string(state)) == "live"
 	}
-	return s.environment.hasFunction(h.events[0])
+	return s.environment.hasBuiltin(h)
 }
 
 // waits returns whether a hook of the source waits for its module.

@@ -3,6 +3,7 @@ package guest
 import (
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/procfs"
 	"github.com/prometheus/procfs/blockdevice"
@@ -10,11 +11,19 @@ import (
 
 // NFSStats is what the kernel's NFS client has counted for one mount, from /proc/self/mountstats.
 type NFSStats struct {
-	Requests  map[string]uint64 // RPCs by operation: READ, WRITE, OPEN, GETATTR, COMMIT, ...
-	VFSOpens  uint64            // files and folders opened
+	Requests  map[string]uint64   // RPCs by operation: READ, WRITE, OPEN, GETATTR, COMMIT, ...
+	Times     map[string]RPCTimes // of the same
+	VFSOpens  uint64              // files and folders opened
 	VFSFsyncs uint64
 	BytesRead uint64 // by read, not counting O_DIRECT
 	Written   uint64 // by write, not counting O_DIRECT
+}
+
+// RPCTimes is where the time of the RPCs of one operation went, in whole milliseconds.
+type RPCTimes struct {
+	Queue   time.Duration // from the call to its first transmission
+	Network time.Duration // from there to the answer
+	Total   time.Duration // from the call to its end
 }
 
 // Mountstats reads the counts of the NFS mount at dir.
@@ -33,11 +42,15 @@ func Mountstats(dir string) (NFSStats, error) {
 			continue
 		}
 		s := NFSStats{
-			Requests: map[string]uint64{}, VFSOpens: stats.Events.VFSOpen, VFSFsyncs: stats.Events.VFSFsync,
+			Requests: map[string]uint64{}, Times: map[string]RPCTimes{}, VFSOpens: stats.Events.VFSOpen, VFSFsyncs: stats.Events.VFSFsync,
 			BytesRead: stats.Bytes.Read, Written: stats.Bytes.Write,
 		}
-		for _, operation := range stats.Operations {
-			s.Requests[operation.Operation] = operation.Requests
+		for _, o := range stats.Operations {
+			s.Requests[o.Operation] = o.Requests
+			s.Times[o.Operation] = RPCTimes{
+				Queue: milliseconds(o.CumulativeQueueMilliseconds), Network: milliseconds(o.CumulativeTotalResponseMilliseconds),
+				Total: milliseconds(o.CumulativeTotalRequestMilliseconds),
+			}
 		}
 		return s, nil
 	}
@@ -47,16 +60,20 @@ func Mountstats(dir string) (NFSStats, error) {
 // Sub returns what was counted since an earlier reading of the same mount. Operations that did not happen are left out.
 func (s NFSStats) Sub(earlier NFSStats) NFSStats {
 	d := NFSStats{
-		Requests: map[string]uint64{}, VFSOpens: s.VFSOpens - earlier.VFSOpens, VFSFsyncs: s.VFSFsyncs - earlier.VFSFsyncs,
+		Requests: map[string]uint64{}, Times: map[string]RPCTimes{}, VFSOpens: s.VFSOpens - earlier.VFSOpens, VFSFsyncs: s.VFSFsyncs - earlier.VFSFsyncs,
 		BytesRead: s.BytesRead - earlier.BytesRead, Written: s.Written - earlier.Written,
 	}
 	for operation, requests := range s.Requests {
 		if n := requests - earlier.Requests[operation]; n > 0 {
+			now, before := s.Times[operation], earlier.Times[operation]
 			d.Requests[operation] = n
+			d.Times[operation] = RPCTimes{now.Queue - before.Queue, now.Network - before.Network, now.Total - before.Total}
 		}
 	}
 	return d
 }
+
+func milliseconds(n uint64) time.Duration { return time.Duration(n) * time.Millisecond }
 
 // Diskstats reads the kernel's counts of a block device, such as "nullb0", from /proc/diskstats.
 func Diskstats(device string) (blockdevice.IOStats, error) {
