@@ -46,16 +46,16 @@ func TestNFSEndToEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop()
-	lost := value(t, r, `sum(latpush_events_lost_total{source="nfs"})`) // where fentry's programs can be preempted: see checkNFSCounts
+	stop()                                                                                  // which ends the series
+	lost := value(t, r, `sum(last_over_time(latpush_events_lost_total{source="nfs"}[5m]))`) // where fentry's programs can be preempted: see checkNFSCounts
 	for operation, n := range map[string]uint64{
 		"read": did.Reads, "write": did.Writes, "open": did.Opens, "getattr": did.Getattrs, "fsync": did.Fsyncs,
 	} {
-		selector := fmt.Sprintf(`{operation=%q,job="latpush",instance="guest"}`, operation)
-		if got := value(t, r, "nfs_latency_seconds_count"+selector) - before[operation]; got > float64(n) || got+lost < float64(n) {
+		selector := fmt.Sprintf(`{operation=%q,job="latpush",instance="guest"}[5m]`, operation)
+		if got := value(t, r, "last_over_time(nfs_latency_seconds_count"+selector+")") - before[operation]; got > float64(n) || got+lost < float64(n) {
 			t.Errorf("%s: PromQL says %v, did %d, lost %v", operation, got, n, lost)
 		}
-		if buckets := value(t, r, "count(nfs_latency_seconds_bucket"+selector+")"); buckets != 28 {
+		if buckets := value(t, r, "count(last_over_time(nfs_latency_seconds_bucket"+selector+"))"); buckets != 28 {
 			t.Errorf("%s: %v buckets arrived, want 27 and +Inf", operation, buckets)
 		}
 	}
