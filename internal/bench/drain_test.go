@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,31 +30,33 @@ const (
 // BenchmarkDrain prints what it takes to deliver the ticks of a day without a receiver, with 1,000 label sets of which a quarter counts something in each
 // tick: by the agent's binary to a receiver that only counts, to the real Prometheus, and beside Prometheus's own agent that carries the same lines.
 func BenchmarkDrain(b *testing.B) {
-	binary, err := agentBinary()
-	if err != nil {
-		b.Fatal(err)
-	}
+	binary := buildAgent(b)
 	directory := filepath.Join(b.TempDir(), "spool")
-	size := fillDay(b, directory)
+	size, end := fillDay(b, directory)
 	fmt.Printf("\n24 h without a receiver: %d ticks of %d label sets are %.0f MB in the spool\n", dayTicks, labelSets, float64(size)/1e6)
 	classic := drain(b, binary, directory, "1.0 classic", "", "classic")
 	drain(b, binary, directory, "2.0 classic", v2, "classic")
 	drain(b, binary, directory, "2.0 custom", v2, "custom")
-	drainToPrometheus(b, binary, directory)
+	drainToPrometheus(b, binary, directory, end)
 	peer := runPeer(b)
 	fmt.Printf("  latpush / Prometheus agent, CPU per sample, 1.0 classic: %.2f\n", classic.perSample()/peer.perSample())
 }
 
 const v2 = "    protobuf_message: io.prometheus.write.v2.Request\n"
 
-// fillDay fills a spool and returns its size in bytes.
-func fillDay(b *testing.B, directory string) (size int64) {
+// fillDay fills a spool with the day before this boot, and returns its size in bytes and when the day ended.
+func fillDay(b *testing.B, directory string) (size int64, end time.Time) {
 	b.Helper()
 	s, err := spool.Open(spool.Options{Directory: directory, MaxBytes: 4 * units.GiB, Fsync: spool.FsyncNever}, nil, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
-	began := time.Now().Add(-dayTicks*15*time.Second - time.Minute)
+	clock, err := latency.NewSystemClock()
+	if err != nil {
+		b.Fatal(err)
+	}
+	now := clock.Now()
+	began := now.Wall.Add(-now.Boottime - dayTicks*15*time.Second - time.Minute)
 	host := rig.NewHost(rig.HostOptions{Seed: 1, Sets: labelSets, Busy: labelSets / 4, Metric: "syscall_latency_seconds", Began: began})
 	for range dayTicks {
 		if err := s.Append(host.Tick()); err != nil {
@@ -70,7 +73,7 @@ func fillDay(b *testing.B, directory string) (size int64) {
 	for _, segment := range contents.Segments {
 		size += segment.Bytes
 	}
-	return size
+	return size, host.Last().Wall
 }
 
 // figures are what a process took to deliver samples.
@@ -106,7 +109,7 @@ func drainConfig(b *testing.B, directory, url, more, histogram string) string {
 		b.Fatal(err)
 	}
 	config := filepath.Join(folder, "latpush.yml")
-	text := fmt.Sprintf("histogram: %s\nsources: [{name: syscalls, allow: [sched_get_priority_max]}]\n"+
+	text := fmt.Sprintf("histogram: %s\nsources: [{name: syscalls, allow: [mq_getsetattr]}]\n"+
 		"remote_write:\n  - url: %s\n%sspool: {directory: %s, max_size: 4GiB}\n", histogram, url, more, filepath.Join(folder, "spool"))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		b.Fatal(err)
@@ -115,13 +118,13 @@ func drainConfig(b *testing.B, directory, url, more, histogram string) string {
 }
 
 // drainToPrometheus delivers the day to the real Prometheus, as native histograms with custom bounds, and has it count them.
-func drainToPrometheus(b *testing.B, binary, directory string) {
+func drainToPrometheus(b *testing.B, binary, directory string, end time.Time) {
 	b.Helper()
-	server := receivers.Start(b, receivers.Prometheus, receivers.Options{OutOfOrderWindow: 48 * time.Hour})
+	server := receivers.Start(b, receivers.Prometheus, receivers.Options{OutOfOrderWindow: time.Since(end) + 48*time.Hour})
 	begun := time.Now()
 	agent := startProcess(b, binary, "run", "--log.level=warn", "--config.file", drainConfig(b, directory, server.WriteURL(), v2, "custom"))
 	query := func(text string) float64 {
-		value, _, _, err := server.API.Query(b.Context(), text, time.Now())
+		value, _, _, err := server.API.Query(b.Context(), text, end)
 		vector, ok := value.(model.Vector)
 		if err != nil || !ok || len(vector) != 1 {
 			return 0
@@ -148,10 +151,12 @@ func runPeer(b *testing.B) figures {
 	}
 	s := newSink(b, rig.Ticks)
 	host := rig.NewHost(rig.HostOptions{Seed: 1, Sets: labelSets, Busy: labelSets / 4, Began: time.Now()})
-	page := exposition(b, host.Tick())
+	var mu sync.Mutex // the host is for one scrape at a time
 	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
 		w.Header().Set("Content-Type", string(expfmt.NewFormat(expfmt.TypeTextPlain)))
-		_, _ = w.Write(page)
+		_, _ = w.Write(exposition(host.Tick()))
 	}))
 	defer target.Close()
 	folder := b.TempDir()
@@ -178,8 +183,7 @@ func runPeer(b *testing.B) figures {
 }
 
 // exposition writes a snapshot as an exporter shows it.
-func exposition(b *testing.B, s *latency.Snapshot) []byte {
-	b.Helper()
+func exposition(s *latency.Snapshot) []byte {
 	var page bytes.Buffer
 	for i := range s.Families {
 		f := &s.Families[i]

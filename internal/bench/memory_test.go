@@ -16,12 +16,7 @@ import (
 // BenchmarkMemory prints the resident memory of the whole agent after a while of ticks with all sources and a receiver that takes everything.
 func BenchmarkMemory(b *testing.B) {
 	folder := b.TempDir()
-	binary := filepath.Join(folder, "latpush")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "github.com/latpush/latpush/agent/latpush")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		b.Fatalf("build agent: %v\n%s", err, output)
-	}
+	binary := buildAgent(b)
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	defer receiver.Close()
 	config := filepath.Join(folder, "latpush.yml")

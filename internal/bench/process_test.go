@@ -7,26 +7,22 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// agentBinary builds the agent as it is shipped, once.
-var agentBinary = sync.OnceValues(func() (string, error) {
-	folder, err := os.MkdirTemp("", "latpush-bench")
-	if err != nil {
-		return "", err
-	}
-	binary := filepath.Join(folder, "latpush")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "github.com/latpush/latpush/agent/latpush")
+// buildAgent builds the agent as it is shipped.
+func buildAgent(b *testing.B) (path string) {
+	b.Helper()
+	path = filepath.Join(b.TempDir(), "latpush")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "github.com/latpush/latpush/agent/latpush")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build agent: %w\n%s", err, output)
+		b.Fatalf("build agent: %v\n%s", err, output)
 	}
-	return binary, nil
-})
+	return path
+}
 
 // process is another program that is being measured.
 type process struct {

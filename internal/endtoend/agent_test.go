@@ -2,6 +2,7 @@ package endtoend
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestMain makes the test binary its own child process too: with a life in the environment it appends until it is killed.
@@ -31,13 +34,17 @@ func TestMain(m *testing.M) {
 var built struct {
 	once   sync.Once
 	folder string
+	lock   *os.File // open until the process ends
 	err    error
 }
 
-// binary returns the agent.
+// binary returns the agent. Its sources count the calls of the whole machine, so while one test process uses it, another one on the same machine waits.
 func binary(t *testing.T) string {
 	t.Helper()
 	built.once.Do(func() {
+		if built.lock, built.err = lockFile(filepath.Join(os.TempDir(), "latpush-endtoend.lock")); built.err != nil {
+			return
+		}
 		if built.folder, built.err = os.MkdirTemp("", "latpush-endtoend"); built.err != nil {
 			return
 		}
@@ -51,6 +58,19 @@ func binary(t *testing.T) string {
 		t.Fatal(built.err)
 	}
 	return filepath.Join(built.folder, "latpush")
+}
+
+// lockFile waits until no other process has the file locked.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			return f, err
+		}
+	}
 }
 
 // runningAgent is the agent as a process of its own.

@@ -65,6 +65,13 @@ func (d *scripted) work() {
 	d.calls += 100
 }
 
+// part lets a part of the test fail for itself.
+func (d *scripted) part(t *testing.T) {
+	whole, server := d.t, d.s
+	d.t, d.s = t, newServer(t, server.url)
+	t.Cleanup(func() { d.t, d.s = whole, server })
+}
+
 // recover lets the receiver answer for itself and demands that every call arrives.
 func (d *scripted) recover() {
 	d.t.Helper()
@@ -116,10 +123,11 @@ func TestAnswersThatAreTriedAgain(t *testing.T) {
 		{"429", reply{status: 429, text: "slow down"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			d.part(t)
 			before, answered := d.f.got()
 			d.f.answer(func(*arrival) *reply { return &tt.reply })
 			d.work()
-			d.f.waitAnswered(tt.reply.status, answered[tt.reply.status]+4)
+			d.f.waitAnswered(t, tt.reply.status, answered[tt.reply.status]+4)
 			d.recover()
 			after, _ := d.f.got()
 			// It is the same request each time, until it is accepted.
@@ -148,6 +156,7 @@ func TestRetryAfter(t *testing.T) {
 		{"date", 503, func() string { return time.Now().Add(4 * time.Second).UTC().Format(http.TimeFormat) }}, // at least three seconds
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			d.part(t)
 			var asked time.Time
 			d.f.answer(func(*arrival) *reply {
 				if !asked.IsZero() {
@@ -176,6 +185,7 @@ func TestAnswersThatAreFinal(t *testing.T) {
 	d := newScripted(t, "")
 	for _, status := range []int{400, 404, 409, 422} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			d.part(t)
 			var refused []byte
 			d.f.answer(func(a *arrival) *reply {
 				if refused != nil || len(a.series) == 0 {
@@ -218,7 +228,7 @@ func TestTooLarge(t *testing.T) {
 	})
 	d.work()
 	d.s.expect(counted, d.calls)
-	d.f.waitAnswered(http.StatusRequestEntityTooLarge, 1)
+	d.f.waitAnswered(t, http.StatusRequestEntityTooLarge, 1)
 	d.s.checkHistogram("syscall_latency_seconds")
 	arrivals, _ := d.f.got()
 	for _, a := range arrivals {
@@ -253,7 +263,7 @@ func TestCredentialsAreReplaced(t *testing.T) {
 			return &reply{status: status, text: "who are you"}
 		})
 		d.work()
-		d.f.waitAnswered(status, 1)
+		d.f.waitAnswered(t, status, 1)
 		d.work()
 		write(fmt.Sprint("password for ", status))
 		begun := time.Now()

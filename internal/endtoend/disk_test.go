@@ -78,7 +78,7 @@ func brokenDisk(t *testing.T, folder string, breaks, repair func()) {
 	f.answer(always(503))
 	before, _ := f.got()
 	d.work()
-	f.waitAnswered(503, 5)
+	f.waitAnswered(t, 503, 5)
 	s.expect(`latpush_spool_disk_errors_total > bool 0`, 1)
 
 	repair()

@@ -223,9 +223,9 @@ func (f *front) got() ([]*arrival, map[int]int) {
 }
 
 // waitAnswered waits until a status was given n times.
-func (f *front) waitAnswered(status, n int) {
-	f.t.Helper()
-	eventually(f.t, limit, func() error {
+func (f *front) waitAnswered(t *testing.T, status, n int) {
+	t.Helper()
+	eventually(t, limit, func() error {
 		if _, answered := f.got(); answered[status] < n {
 			return fmt.Errorf("answers so far are %v, want %d of %d", answered, n, status)
 		}

@@ -227,6 +227,9 @@ func (l *link) dial(address string, timeout time.Duration) (connection net.Conn,
 
 // The faults that the tests below rely on do to a connection what they are said to do.
 func TestLinkFaults(t *testing.T) {
+	if testing.Short() {
+		t.Skip("several seconds")
+	}
 	t.Parallel()
 	l := newLink(t)
 	echo, err := net.Listen("tcp", "127.0.0.1:0")

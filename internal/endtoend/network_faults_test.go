@@ -37,14 +37,15 @@ func TestNetworkFaults(t *testing.T) {
 		{"1 kbit/s", func() { l.slow(1000) }, func() { l.slow(0) }},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
+			d.part(t)
 			fault.begin()
 			d.work()
 			waitPending(t, filepath.Join(folder, "spool"), 8)
 			d.a.checkSize(t)
 			fault.end()
-			s.expect(counted, d.calls)
+			d.s.expect(counted, d.calls)
 			// A tick is at most one interval old when it is pushed, and takes a moment to get there.
-			s.expect(`time() - timestamp(latpush_ticks_total) < bool 2`, 1)
+			d.s.expect(`time() - timestamp(latpush_ticks_total) < bool 2`, 1)
 			d.a.checkSize(t)
 		})
 	}
