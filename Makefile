@@ -7,7 +7,7 @@ ldflags := -s -w -X $(stamp).Version=$(version) -X $(stamp).Revision=$(shell git
 
 # What tests and generation need beside Go. Nothing of it is needed to build or to run.
 packages := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev gcc libc6-dev qemu-system-x86 qemu-system-arm \
-	prometheus systemd shellcheck
+	prometheus systemd shellcheck e2fsprogs iproute2 mount
 
 .PHONY: build run test test-go test-receivers test-vm lint generate generate-check bench deps clean
 

@@ -67,7 +67,7 @@ func badFiles() map[string][]string {
 		"histogram": {
 			`FILE:1: histogram: unknown form "native" (one of classic, custom and exponential)`,
 			"FILE:2: clock_sync_timeout: 2d is not between 0s and 1d",
-			"FILE:5: sources[0].buckets: exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 1us, max: 64s}}, or leave the key out)",
+			"FILE:5: sources[0].buckets: exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 100ns, max: 64s}}, or leave the key out)",
 			`FILE:7: sources[1].histogram: unknown form "sparse" (one of classic, custom and exponential)`,
 			"FILE:8: spool.quarantine_max_size: 0B is not above zero",
 		},

@@ -19,7 +19,7 @@ func (c *Clock) Settle(taken latency.Instant, boots []spool.Boot) time.Time {
 	now := c.clock.Now()
 	c.follow(now)
 	began, known := c.began, true
-	if trusted := c.trusted && !unset(now.Wall); taken.BootID != now.BootID || !trusted {
+	if trusted := c.certain(now); taken.BootID != now.BootID || !trusted {
 		began, known = find(c.place(boots, now, trusted), taken.BootID)
 	}
 	c.mu.Unlock()
@@ -28,6 +28,16 @@ func (c *Clock) Settle(taken latency.Instant, boots []spool.Boot) time.Time {
 		return taken.Wall
 	}
 	return settled
+}
+
+// patience is the time since boot after which a clock that the kernel does not call synchronised is believed: what synchronises clocks has long done
+// so where it runs, and where none runs, everything else on the host goes by this clock too. A host that was right before must not have its live
+// data dated into the future for ever because the clock was ahead in its last boot.
+const patience = time.Hour
+
+// certain reports whether this boot's clock is believed more than those of earlier boots. The caller holds mu.
+func (c *Clock) certain(now latency.Instant) bool {
+	return !unset(now.Wall) && (c.trusted || now.Boottime >= patience)
 }
 
 // stay is one boot of the host on the wall clock.
@@ -55,8 +65,8 @@ func unset(wall time.Time) bool { return wall.Year() < 2025 }
 // place returns the boots with the best estimate of when each of them began. The caller holds mu.
 //
 // A clock that nobody set stands too early, seldom too late: at 1970, or at the last shutdown. So beliefs that contradict each other are pushed
-// forward, the later boot behind the earlier one, but never into what is certain: this boot, once its clock is trusted because the kernel said that
-// it is synchronised. What does not fit before that is pushed back again.
+// forward, the later boot behind the earlier one, but never into what is certain: this boot, once its clock is believed, because the kernel said that
+// it is synchronised or for its patience. What does not fit before that is pushed back again.
 func (c *Clock) place(boots []spool.Boot, now latency.Instant, trusted bool) []stay {
 	stays := c.stays(boots, now, trusted)
 	present := &stays[len(stays)-1]

@@ -65,6 +65,11 @@ func TestSettle(t *testing.T) {
 			[]time.Duration{0, 0, 0},
 		},
 		{
+			"ahead in the last boot, and nothing synchronises this one: for an hour it is taken to be late, then it is believed",
+			[]event{{5 * time.Hour, 0, 8 * time.Hour, false}, {0, tick, patience - tick, false}, {0, 0, tick, false}, {0, 0, tick, false}},
+			[]time.Duration{tick, 0, 0, 0},
+		},
+		{
 			"stepped forward by seconds",
 			[]event{{-5 * time.Second, 0, tick, false}, {-5 * time.Second, 0, tick, false}, {0, 0, tick, true}},
 			[]time.Duration{0, 0, 0},

@@ -24,7 +24,7 @@ type SourceConfig struct {
 	// Name is one of Names.
 	Name string `yaml:"name"`
 	// Buckets are the bucket bounds of the source's histograms. The default is 27 powers of two from 1 us to 67.108864 s; with exponential
-	// histograms it is schema 3 from 1 us to 64 s.
+	// histograms it is schema 3 from 100 ns to 64 s: what is below the first bound is in the zero bucket, of which quantiles tell little.
 	Buckets *BucketsConfig `yaml:"buckets,omitempty"`
 	// Histogram is how the source's histograms are sent. The default is the configuration's own `histogram`.
 	Histogram Histogram `yaml:"histogram,omitempty"`
@@ -160,7 +160,7 @@ func (c *SourceConfig) Validate() error {
 		errs = append(errs, &KeyError{Key: "histogram", Err: err})
 	}
 	if c.Histogram == Exponential && c.Buckets != nil && c.Buckets.Exponential == nil {
-		errs = append(errs, keyErrorf("buckets", "exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 1us, max: 64s}}, "+
+		errs = append(errs, keyErrorf("buckets", "exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 100ns, max: 64s}}, "+
 			"or leave the key out)"))
 	}
 	switch {
@@ -185,7 +185,7 @@ func (c *SourceConfig) bounds() []uint64 {
 	case c.Buckets != nil:
 		return c.Buckets.Nanoseconds()
 	case c.Histogram == Exponential:
-		return exponentialBounds(MaxSchema, uint64(time.Microsecond), uint64(64*time.Second))
+		return exponentialBounds(MaxSchema, uint64(100*time.Nanosecond), uint64(64*time.Second))
 	}
 	return (&BucketsConfig{Exp2: &Exp2Config{Min: Duration(time.Microsecond), Count: 27}}).Nanoseconds()
 }

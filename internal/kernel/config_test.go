@@ -41,7 +41,7 @@ func TestConfigBounds(t *testing.T) {
 		}
 	}
 	native := (&SourceConfig{Name: "nfs", Histogram: Exponential}).bounds()
-	if len(native) != 1+26*8 || native[0] != 953 || native[208] != 64_000_000_000 {
+	if len(native) != 48+186+1 || native[0] != 100 || native[len(native)-1] != 64_000_000_000 {
 		t.Errorf("default bounds of exponential histograms are %d", native)
 	}
 	standard := (&SourceConfig{Name: "nfs"}).bounds()
@@ -70,7 +70,7 @@ func TestConfigErrors(t *testing.T) {
 		{
 			SourceConfig{Name: "nfs", Histogram: Exponential, Buckets: count(3)},
 			"buckets",
-			"exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 1us, max: 64s}}, or leave the key out)",
+			"exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 100ns, max: 64s}}, or leave the key out)",
 		},
 		{SourceConfig{Name: "nfs", Buckets: exponential(4, 1000, 2000)}, "buckets.exponential.schema", "4 is not between 0 and 3 (2^schema buckets to each power of two)"},
 		{SourceConfig{Name: "nfs", Buckets: exponential(0, 15, 2000)}, "buckets.exponential.min", "15ns is below 16ns"},
