@@ -24,8 +24,8 @@ func connect(t *testing.T, address string, n int) (took time.Duration, failed in
 	return took, failed
 }
 
-// listen accepts connections and closes them when the peer has.
-func listen(t *testing.T, address string) string {
+// serve accepts connections, gives each to a function of its own, and closes it after that.
+func serve(t *testing.T, address string, handle func(net.Conn)) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -39,12 +39,27 @@ func listen(t *testing.T, address string) string {
 				return
 			}
 			go func() {
-				_, _ = connection.Read(make([]byte, 1))
-				_ = connection.Close()
+				defer connection.Close()
+				handle(connection)
 			}()
 		}
 	}()
 	return listener.Addr().String()
+}
+
+// untilClosed waits for the end of a connection.
+func untilClosed(connection net.Conn) { _, _ = connection.Read(make([]byte, 1)) }
+
+// echo sends every byte back.
+func echo(connection net.Conn) {
+	for b := make([]byte, 1); ; {
+		if _, err := connection.Read(b); err != nil {
+			return
+		}
+		if _, err := connection.Write(b); err != nil {
+			return
+		}
+	}
 }
 
 // closedPort returns an address to which nothing listens.
@@ -65,7 +80,7 @@ func TestTCPConnectsAreCounted(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			k := open(t, how, SourceConfig{Name: "tcp_connect"})
 			for family, loopback := range map[string]string{"ipv4": "127.0.0.1:0", "ipv6": "[::1]:0"} {
-				for result, address := range map[string]string{"established": listen(t, loopback), "failed": closedPort(t, loopback)} {
+				for result, address := range map[string]string{"established": serve(t, loopback, untilClosed), "failed": closedPort(t, loopback)} {
 					before, lostBefore := sampleAndRecursions(t, k, "tcp_connect_latency_seconds", family, result)
 					took, failed := connect(t, address, n)
 					if want := map[string]int{"failed": n}[result]; failed != want {
@@ -92,7 +107,7 @@ func TestTCPRoundTripsAreSampled(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			k := open(t, how, SourceConfig{Name: "tcp_rtt"})
 			before := events(sample(t, k, "tcp_rtt_seconds", "ipv6"))
-			address := echo(t, "[::1]:0")
+			address := serve(t, "[::1]:0", echo)
 			var all []net.Conn
 			for range connections {
 				connection, err := net.Dial("tcp", address)
@@ -122,34 +137,4 @@ func TestTCPRoundTripsAreSampled(t *testing.T) {
 			}
 		})
 	}
-}
-
-// echo sends every byte back.
-func echo(t *testing.T, address string) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			connection, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer connection.Close()
-				for b := make([]byte, 1); ; {
-					if _, err := connection.Read(b); err != nil {
-						return
-					}
-					if _, err := connection.Write(b); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
-	return listener.Addr().String()
 }

@@ -110,19 +110,26 @@ func TestNFSDelay(t *testing.T) {
 				runner := guesttest.Prepare(t, w, dir)
 				guesttest.Succeed(t, guest.DropCaches)
 				before := read(t, k)
-				guesttest.Succeed(t, func() error { return guest.AddDelay("lo", oneWay) })
-				start := guesttest.Monotonic(t)
-				_, err := runner.Run()
-				took := guesttest.Monotonic(t) - start
-				guesttest.Succeed(t, func() error { return guest.RemoveDelay("lo") })
-				if err != nil {
-					t.Fatal(err)
-				}
+				took := runDelayed(t, runner, oneWay)
 				got := read(t, k).since(before, "nfs_latency_seconds "+operation)
 				checkDelayed(t, operation, got, times, 2*oneWay, took)
 			}
 		})
 	}
+}
+
+// runDelayed runs a workload while packets take that long each way, and returns how long it took.
+func runDelayed(t *testing.T, runner *guest.Runner, oneWay time.Duration) time.Duration {
+	t.Helper()
+	guesttest.Succeed(t, func() error { return guest.AddDelay("lo", oneWay) })
+	start := guesttest.Monotonic(t)
+	_, err := runner.Run()
+	took := guesttest.Monotonic(t) - start
+	guesttest.Succeed(t, func() error { return guest.RemoveDelay("lo") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return took
 }
 
 // nfsOn loads the NFS modules, so that the source can be attached at once.

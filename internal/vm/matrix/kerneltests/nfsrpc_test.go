@@ -99,14 +99,7 @@ func TestNFSRPCDelay(t *testing.T) {
 	runner := guesttest.Prepare(t, guest.Workload{Reads: times, Direct: true}, dir)
 	guesttest.Succeed(t, guest.DropCaches)
 	before := read(t, k)
-	guesttest.Succeed(t, func() error { return guest.AddDelay("lo", oneWay) })
-	start := guesttest.Monotonic(t)
-	_, err := runner.Run()
-	took := guesttest.Monotonic(t) - start
-	guesttest.Succeed(t, func() error { return guest.RemoveDelay("lo") })
-	if err != nil {
-		t.Fatal(err)
-	}
+	took := runDelayed(t, runner, oneWay)
 	after := read(t, k)
 	for _, phase := range []string{"network", "total"} {
 		checkDelayed(t, "read, "+phase, after.since(before, "nfs_rpc_latency_seconds read "+phase), times, 2*oneWay, took)
