@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestWorkload(t *testing.T) {
@@ -69,9 +70,20 @@ func TestWorkloadErrors(t *testing.T) {
 
 func TestSub(t *testing.T) {
 	t.Parallel()
-	before := NFSStats{Requests: map[string]uint64{"READ": 3, "WRITE": 1}, VFSOpens: 1, VFSFsyncs: 2, BytesRead: 10, Written: 5}
-	after := NFSStats{Requests: map[string]uint64{"READ": 5, "WRITE": 1, "OPEN": 4}, VFSOpens: 4, VFSFsyncs: 2, BytesRead: 30, Written: 6}
-	want := NFSStats{Requests: map[string]uint64{"READ": 2, "OPEN": 4}, VFSOpens: 3, BytesRead: 20, Written: 1}
+	times := func(queue, network, total time.Duration) RPCTimes { return RPCTimes{queue, network, total} }
+	before := NFSStats{
+		Requests: map[string]uint64{"READ": 3, "WRITE": 1}, Times: map[string]RPCTimes{"READ": times(1, 20, 21), "WRITE": times(1, 2, 3)},
+		VFSOpens: 1, VFSFsyncs: 2, BytesRead: 10, Written: 5,
+	}
+	after := NFSStats{
+		Requests: map[string]uint64{"READ": 5, "WRITE": 1, "OPEN": 4},
+		Times:    map[string]RPCTimes{"READ": times(2, 50, 53), "WRITE": times(1, 2, 3), "OPEN": times(4, 5, 9)},
+		VFSOpens: 4, VFSFsyncs: 2, BytesRead: 30, Written: 6,
+	}
+	want := NFSStats{
+		Requests: map[string]uint64{"READ": 2, "OPEN": 4}, Times: map[string]RPCTimes{"READ": times(1, 30, 32), "OPEN": times(4, 5, 9)},
+		VFSOpens: 3, BytesRead: 20, Written: 1,
+	}
 	if got := after.Sub(before); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
