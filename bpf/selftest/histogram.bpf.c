@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //go:build ignore
 
-/* For tests alone: counts its argument as one event, so that a test can feed the histogram header any value. */
+/* For tests alone: counts its argument as one event, so that a test can feed the headers of histograms and of counters any value. */
 #include "kernel.bpf.h"
+#include "counter.bpf.h"
 #include "histogram.bpf.h"
+#include "labels.bpf.h"
 
 struct probe_key {
 	__u32 label;
@@ -11,6 +13,12 @@ struct probe_key {
 
 HISTOGRAM_MAP(probe, struct probe_key, 4);
 HISTOGRAM_ARRAY(probe_alone, 1);
+
+struct function_key {
+	kernel_function function;
+};
+
+COUNTER_MAP(probe_events, struct function_key, 4);
 
 SEC("raw_tp")
 int observe(__u64 *ctx)
@@ -23,6 +31,16 @@ int observe(__u64 *ctx)
 	h = bpf_map_lookup_elem(&probe_alone, &zero);
 	if (h)
 		histogram_add_alone(h, ctx[0]);
+	return 0;
+}
+
+/* Counts as many events as its first argument says, for the function at the address in its second one. */
+SEC("raw_tp")
+int count(__u64 *ctx)
+{
+	struct function_key key = { .function = ctx[1] }, other = {};
+
+	counter_add(&probe_events, &key, &other, ctx[0]);
 	return 0;
 }
 

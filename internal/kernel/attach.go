@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -46,22 +45,6 @@ func (s *loadedSource) attachHook(h *hook) ([]attachment, string, error) {
 		return nil, "", errAbsent
 	}
 	return nil, "", errors.Join(errs...)
-}
-
-// hasSymbol returns whether the kernel or a module that is loaded has a symbol, as far as the kernel lists its symbols.
-func hasSymbol(name string) bool {
-	file, err := os.Open("/proc/kallsyms")
-	if err != nil {
-		return true
-	}
-	defer func() { _ = file.Close() }()
-	scanner := bufio.NewScanner(file)
-	for scanner.Scan() {
-		if fields := strings.Fields(scanner.Text()); len(fields) >= 3 && fields[2] == name {
-			return true
-		}
-	}
-	return false
 }
 
 // attachWay attaches all events of a hook in one way, or none.

@@ -29,16 +29,19 @@ type source struct {
 	label      func(value string) string // makes a label value of what the kernel wrote; nil: as it is
 }
 
-// metric describes one histogram map of a source.
+// metric describes one map of a source, of histograms or of counters.
 type metric struct {
-	name     string // of the metric; the map has the same name without the unit
+	name     string // of the metric; the map has the same name without the unit, or without the "total"
+	kind     Kind
 	help     string
 	fromZero bool                                // label sets are reported before their first event
 	labels   []string                            // of an array; a hash map's are the members of its key
 	values   func(config *SourceConfig) []string // of an array: the label's values in the order of the keys
 }
 
-func (m *metric) mapName() string { return strings.TrimSuffix(m.name, "_seconds") }
+func (m *metric) mapName() string {
+	return strings.TrimSuffix(strings.TrimSuffix(m.name, "_seconds"), "_total")
+}
 
 // hook is a group of events that are attached together, all in the same way.
 type hook struct {

@@ -92,7 +92,9 @@ func (c *SourceConfig) Metrics() []string {
 	description, _ := findSource(c.Name)
 	var names []string
 	for _, m := range description.metrics {
-		names = append(names, m.name)
+		if m.kind == KindHistogram {
+			names = append(names, m.name)
+		}
 	}
 	return names
 }

@@ -174,7 +174,7 @@ func (s *loadedSource) summary() string {
 	return strings.Join(parts, ", ")
 }
 
-// Read reads all histograms. The samples are valid until the next call. The error joins those of the sources that could not be read; the
+// Read reads all histograms and counters. The samples are valid until the next call. The error joins those of the sources that could not be read; the
 // samples of the others are returned with it.
 func (k *Kernel) Read() ([]Sample, []Loss, error) {
 	k.mu.Lock()
@@ -188,7 +188,7 @@ func (k *Kernel) Read() ([]Sample, []Loss, error) {
 		}
 		for _, t := range s.loaded.tables {
 			var err error
-			if k.samples, err = t.read(k.samples); err != nil {
+			if k.samples, err = t.appendTo(k.samples); err != nil {
 				errs = append(errs, err)
 			}
 		}

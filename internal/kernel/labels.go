@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -24,12 +25,19 @@ type keyField struct {
 	offset, size int
 	text         bool              // a string that ends with the first zero byte
 	names        map[uint64]string // of an enumeration
+	symbol       bool              // the address of a function
 }
+
+// symbolType is the type, in bpf/labels.bpf.h, of a member that is the address of a function.
+const symbolType = "kernel_function"
 
 func newKeyLayout(key *btf.Struct) (*keyLayout, error) {
 	layout := &keyLayout{size: int(key.Size)}
 	for _, member := range key.Members {
 		field := keyField{label: member.Name, offset: int(member.Offset.Bytes())}
+		if named, ok := member.Type.(*btf.Typedef); ok && named.Name == symbolType {
+			field.symbol, field.names = true, map[uint64]string{0: other}
+		}
 		switch t := btf.UnderlyingType(member.Type).(type) {
 		case *btf.Array:
 			field.text, field.size = true, int(t.Nelems)
@@ -81,7 +89,34 @@ func (f *keyField) value(raw []byte) string {
 	if name, ok := f.names[number]; ok {
 		return name
 	}
+	if f.symbol {
+		return other
+	}
 	return strconv.FormatUint(number, 10)
+}
+
+// learn looks up the names of the functions in keys that have not been seen before. Those that have none are "other".
+func (l *keyLayout) learn(keys [][]byte) error {
+	for _, field := range l.fields {
+		if !field.symbol {
+			continue
+		}
+		unknown := make(map[uint64]bool)
+		for _, key := range keys {
+			if address := nativeUint(key[field.offset : field.offset+field.size]); field.names[address] == "" {
+				unknown[address] = true
+			}
+		}
+		if len(unknown) == 0 {
+			continue
+		}
+		names, err := functionNames(unknown)
+		if err != nil {
+			return err
+		}
+		maps.Copy(field.names, names)
+	}
+	return nil
 }
 
 // other returns the key of which every label has the value "other", where the label's type allows it.
@@ -104,7 +139,7 @@ func (l *keyLayout) other() []byte {
 
 // all returns every key of a layout of which the only label is an enumeration, nil for any other layout.
 func (l *keyLayout) all() [][]byte {
-	if len(l.fields) != 1 || l.fields[0].names == nil {
+	if len(l.fields) != 1 || l.fields[0].names == nil || l.fields[0].symbol {
 		return nil
 	}
 	var keys [][]byte

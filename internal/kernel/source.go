@@ -104,7 +104,10 @@ func (s *loadedSource) newTable(m *metric) (*table, error) {
 	if spec == nil || inKernel == nil {
 		return nil, fmt.Errorf("find map %s: the object has no such map", m.mapName())
 	}
-	description := &Metric{Name: m.name, Help: m.help, Labels: m.labels, Bounds: s.config.bounds()}
+	description := &Metric{Name: m.name, Help: m.help, Kind: m.kind, Labels: m.labels}
+	if m.kind == KindHistogram {
+		description.Bounds = s.config.bounds()
+	}
 	if m.values != nil {
 		values := m.values(&s.config)
 		return newTable(description, inKernel, func(key []byte) []string {
@@ -130,7 +133,7 @@ func (s *loadedSource) newTable(m *metric) (*table, error) {
 		return nil, fmt.Errorf("fill map %s: %w", m.mapName(), err)
 	}
 	description.Labels = layout.labels()
-	return newTable(description, inKernel, func(key []byte) []string {
+	t, err := newTable(description, inKernel, func(key []byte) []string {
 		values := layout.values(key)
 		for i := range values {
 			if s.source.label != nil {
@@ -139,9 +142,14 @@ func (s *loadedSource) newTable(m *metric) (*table, error) {
 		}
 		return values
 	}, m.fromZero)
+	if err != nil {
+		return nil, err
+	}
+	t.learn = layout.learn
+	return t, nil
 }
 
-// putZeros adds empty histograms to a map.
+// putZeros adds label sets to a map for which nothing has been counted.
 func putZeros(m *ebpf.Map, keys [][]byte) error {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {

@@ -20,13 +20,16 @@ func FromSamples(samples []kernel.Sample, start func(metric string) time.Duratio
 		if !known {
 			at = len(families)
 			index[s.Metric] = at
-			starts[s.Metric] = start(s.Metric.Name)
+			if s.Metric.Kind != kernel.KindGauge {
+				starts[s.Metric] = start(s.Metric.Name)
+			}
 			families = append(families, Family{
-				Name: s.Metric.Name, Help: s.Metric.Help, Unit: unitOf(s.Metric.Name), Kind: Histogram, Bounds: s.Metric.Bounds, LabelNames: s.Metric.Labels,
+				Name: s.Metric.Name, Help: s.Metric.Help, Unit: unitOf(s.Metric.Name), Kind: kindOf(s.Metric.Kind), Bounds: s.Metric.Bounds,
+				LabelNames: s.Metric.Labels,
 			})
 		}
 		families[at].Series = append(families[at].Series, Series{
-			LabelValues: s.Values, Start: starts[s.Metric], Sum: s.SumNanoseconds, Counts: s.Counts,
+			LabelValues: s.Values, Start: starts[s.Metric], Value: s.Value, Sum: s.SumNanoseconds, Counts: s.Counts,
 		})
 	}
 	for i := range families {
@@ -34,6 +37,17 @@ func FromSamples(samples []kernel.Sample, start func(metric string) time.Duratio
 	}
 	SortFamilies(families)
 	return families
+}
+
+func kindOf(kind kernel.Kind) Kind {
+	switch kind {
+	case kernel.KindCounter:
+		return Counter
+	case kernel.KindGauge:
+		return Gauge
+	default:
+		return Histogram
+	}
 }
 
 // SortFamilies puts families in the order that a Snapshot has.

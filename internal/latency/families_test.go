@@ -36,3 +36,20 @@ func TestFromSamples(t *testing.T) {
 		t.Errorf("first series of two labels is %v", first)
 	}
 }
+
+// Counters have a start like histograms, gauges have none.
+func TestFromSamplesOfOtherKinds(t *testing.T) {
+	t.Parallel()
+	samples := []kernel.Sample{
+		{Metric: &kernel.Metric{Name: "tcp_retransmits_total", Kind: kernel.KindCounter, Labels: []string{"family"}}, Values: []string{"ipv4"}, Value: 7},
+		{Metric: &kernel.Metric{Name: "nfs_inflight", Kind: kernel.KindGauge, Labels: []string{"operation"}}, Values: []string{"read"}, Value: 2},
+	}
+	families := FromSamples(samples, func(string) time.Duration { return time.Second })
+	gauge, counter := families[0], families[1]
+	if counter.Kind != Counter || counter.Unit != "" || counter.Series[0].Value != 7 || counter.Series[0].Start != time.Second || counter.Series[0].Counts != nil {
+		t.Errorf("counter is %+v", counter)
+	}
+	if gauge.Kind != Gauge || gauge.Series[0].Value != 2 || gauge.Series[0].Start != 0 {
+		t.Errorf("gauge is %+v", gauge)
+	}
+}

@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Types of label members whose numbers user space turns into names. It knows them by the names of these types. */
+#ifndef LATPUSH_LABELS_BPF_H
+#define LATPUSH_LABELS_BPF_H
+
+#include "kernel.bpf.h"
+
+typedef __u64 kernel_function; /* the address of a function of the kernel or of a module; 0 is "other" */
+
+#endif
