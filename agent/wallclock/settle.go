@@ -37,7 +37,7 @@ const patience = time.Hour
 
 // certain reports whether this boot's clock is believed more than those of earlier boots. The caller holds mu.
 func (c *Clock) certain(now latency.Instant) bool {
-	return !unset(now.Wall) && (c.trusted || now.Boottime >= patience)
+	return !latency.Unset(now.Wall) && (c.trusted || now.Boottime >= patience)
 }
 
 // stay is one boot of the host on the wall clock.
@@ -58,9 +58,6 @@ func find(stays []stay, id [16]byte) (began time.Time, found bool) {
 	}
 	return stays[i].began, true
 }
-
-// unset reports whether a wall clock shows a moment at which latpush cannot have run: nobody has set it since the power came on.
-func unset(wall time.Time) bool { return wall.Year() < 2025 }
 
 // place returns the boots with the best estimate of when each of them began. The caller holds mu.
 //
@@ -109,14 +106,14 @@ func (c *Clock) stays(boots []spool.Boot, now latency.Instant, trusted bool) []s
 	stays := make([]stay, 0, len(boots)+1)
 	for _, b := range boots {
 		s := stay{id: b.ID, began: b.Began, last: b.Last}
-		s.known = !unset(s.end())
+		s.known = !latency.Unset(s.end())
 		if trusted && s.end().After(c.began) {
 			s.known = false // it believed to run when this boot did
 		}
 		stays = append(stays, s)
 	}
 	stays = slices.DeleteFunc(stays, func(s stay) bool { return s.id == now.BootID })
-	return append(stays, stay{id: now.BootID, began: c.began, last: now.Boottime, known: !unset(now.Wall)})
+	return append(stays, stay{id: now.BootID, began: c.began, last: now.Boottime, known: !latency.Unset(now.Wall)})
 }
 
 func later(a, b time.Time) time.Time {

@@ -2,11 +2,9 @@ package wallclock
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/latpush/latpush/internal/latency"
 )
 
 // syncPoll is how often WaitSync asks the kernel.
@@ -49,7 +47,7 @@ func (c *Clock) WaitSync(ctx context.Context, limit time.Duration) (waited bool)
 func (c *Clock) WaitSet(ctx context.Context) (set bool) {
 	poll := time.NewTicker(syncPoll)
 	defer poll.Stop()
-	for waited := false; unset(c.Now()); waited = true {
+	for waited := false; latency.Unset(c.Now()); waited = true {
 		if !waited {
 			c.log.Warn("wall clock is not set, samples wait until it is", "shows", c.Now())
 		}
@@ -78,18 +76,4 @@ func (c *Clock) Synchronized() bool {
 		c.log.Warn("the kernel does not tell whether the wall clock is synchronised, so it counts as not synchronised", "err", err)
 	}
 	return synchronized
-}
-
-// adjtimex asks the kernel. It changes nothing and needs no privilege.
-func adjtimex() (bool, error) {
-	var state unix.Timex
-	answer, err := unix.Adjtimex(&state)
-	if err != nil {
-		hint := ""
-		if errors.Is(err, unix.EPERM) {
-			hint = " (a filter of system calls, such as ProtectClock= of systemd, refuses it)"
-		}
-		return false, fmt.Errorf("read clock state: adjtimex: %w%s", err, hint)
-	}
-	return answer != unix.TIME_ERROR && state.Status&unix.STA_UNSYNC == 0, nil
 }

@@ -2,6 +2,7 @@ package latency
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -47,6 +48,24 @@ func (c *SystemClock) Now() Instant {
 	// The call cannot be refused here: NewSystemClock made it once with the same arguments.
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boottime)
 	return Instant{BootID: c.bootID, Boottime: time.Duration(boottime.Nano()), Wall: time.Now().Round(0).UTC()}
+}
+
+// Unset reports whether a wall clock shows a moment at which latpush cannot have run: nobody has set it since the power came on.
+func Unset(wall time.Time) bool { return wall.Year() < 2025 }
+
+// Synchronized asks the kernel whether something keeps the wall clock right. That changes nothing and needs no privilege. An error means that the
+// kernel does not tell.
+func Synchronized() (bool, error) {
+	var state unix.Timex
+	answer, err := unix.Adjtimex(&state)
+	if err != nil {
+		hint := ""
+		if errors.Is(err, unix.EPERM) {
+			hint = " (a filter of system calls, such as ProtectClock= of systemd, refuses it)"
+		}
+		return false, fmt.Errorf("read clock state: adjtimex: %w%s", err, hint)
+	}
+	return answer != unix.TIME_ERROR && state.Status&unix.STA_UNSYNC == 0, nil
 }
 
 // parseBootID decodes the kernel's form of a random UUID: 32 hexadecimal digits in five groups, and a newline.

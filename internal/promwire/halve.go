@@ -156,19 +156,11 @@ func newRequest1(m *prompb.WriteRequest) (Request, error) {
 	if err != nil {
 		return Request{}, err
 	}
-	r := Request{Body: snappy.Encode(nil, raw), Protocol: V1, Series: len(m.Timeseries)}
+	r := newRequest(V1, raw, len(m.Timeseries))
 	for i := range m.Timeseries {
-		t := &m.Timeseries[i]
-		r.Samples += len(t.Samples)
-		r.Histograms += len(t.Histograms)
-		for j := range t.Samples {
-			r.span(t.Samples[j].Timestamp)
-		}
-		for j := range t.Histograms {
-			r.span(t.Histograms[j].Timestamp)
-		}
+		r.Samples += spanAll(&r, m.Timeseries[i].Samples)
+		r.Histograms += spanAll(&r, m.Timeseries[i].Histograms)
 	}
-	r.ContentType, r.Version = V1.headers()
 	return r, nil
 }
 
@@ -178,20 +170,30 @@ func newRequest2(m *writev2.Request) (Request, error) {
 	if err != nil {
 		return Request{}, err
 	}
-	r := Request{Body: snappy.Encode(nil, raw), Protocol: V2, Series: len(m.Timeseries)}
+	r := newRequest(V2, raw, len(m.Timeseries))
 	for i := range m.Timeseries {
-		t := &m.Timeseries[i]
-		r.Samples += len(t.Samples)
-		r.Histograms += len(t.Histograms)
-		for j := range t.Samples {
-			r.span(t.Samples[j].Timestamp)
-		}
-		for j := range t.Histograms {
-			r.span(t.Histograms[j].Timestamp)
-		}
+		r.Samples += spanAll(&r, m.Timeseries[i].Samples)
+		r.Histograms += spanAll(&r, m.Timeseries[i].Histograms)
 	}
-	r.ContentType, r.Version = V2.headers()
 	return r, nil
+}
+
+func newRequest(p Protocol, raw []byte, series int) Request {
+	r := Request{Body: snappy.Encode(nil, raw), Protocol: p, Series: series}
+	r.ContentType, r.Version = p.headers()
+	return r
+}
+
+// spanAll widens a request's time to those of samples or histograms, and returns how many there are.
+func spanAll[T any, P interface {
+	*T
+	GetTimestamp() int64
+}](r *Request, points []T,
+) int {
+	for i := range points {
+		r.span(P(&points[i]).GetTimestamp())
+	}
+	return len(points)
 }
 
 // span widens a request's time to a timestamp in Unix milliseconds.

@@ -5,19 +5,13 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/latpush/latpush/internal/latency"
 )
 
-// clockUnset returns whether a wall clock was not set: it shows a moment at which latpush cannot have run.
-func clockUnset(wall time.Time) bool { return wall.Year() < 2025 }
-
-// clockSynchronised returns whether the kernel says that something keeps the wall clock right.
-func clockSynchronised() bool {
-	var t unix.Timex
-	state, err := unix.Adjtimex(&t)
-	return err == nil && state != unix.TIME_ERROR && t.Status&unix.STA_UNSYNC == 0
+// synchronized returns whether the kernel says that something keeps the wall clock right.
+func synchronized() bool {
+	is, err := latency.Synchronized()
+	return is && err == nil
 }
 
 // expired returns how many of the first segments hold nothing younger than limit. The caller holds mu.
@@ -54,7 +48,7 @@ func expired(all []*logSegment, n int, now latency.Instant, limit time.Duration,
 			if taken := booted[newest.BootID].Add(newest.Boottime); taken.After(latest) {
 				latest = taken
 			}
-			if isRight && !clockUnset(latest) {
+			if isRight && !latency.Unset(latest) {
 				age = max(age, now.Wall.Sub(latest))
 			}
 		}

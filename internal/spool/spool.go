@@ -73,7 +73,7 @@ func open(o Options, fsys fileSystem, log *slog.Logger, reg prometheus.Registere
 		log = slog.New(slog.DiscardHandler)
 	}
 	s := &Spool{
-		options: o.withDefaults(), log: log, synchronised: clockSynchronised, registry: reg, next: 1,
+		options: o.withDefaults(), log: log, synchronised: synchronized, registry: reg, next: 1,
 		cursors: make(map[string]*cursor), readers: make(map[*Reader]struct{}), changed: make(chan struct{}),
 	}
 	// Validate has found it good.
