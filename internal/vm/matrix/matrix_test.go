@@ -1,6 +1,7 @@
 package matrix
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/latpush/latpush/internal/vm"
+	"github.com/latpush/latpush/internal/vm/matrix/catalogue"
 )
 
 // suite is one test package that runs on every kernel, in a guest of its own.
@@ -53,6 +55,9 @@ func TestMatrix(t *testing.T) {
 		}
 	}
 	t.Log("\n" + vm.Table(m.kernels, m.results))
+	if len(m.catalogue) == len(vm.Kernels()) {
+		t.Run("reference", func(t *testing.T) { checkReference(t, m.catalogue) })
+	}
 }
 
 type matrix struct {
@@ -60,6 +65,8 @@ type matrix struct {
 	binaries string
 	kernels  []*vm.Kernel
 	results  []*vm.Result
+
+	catalogue []catalogue.Kernel // what each kernel's guest says about each hook
 }
 
 func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
@@ -98,7 +105,45 @@ func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
 	if out := os.Getenv("LATPUSH_VM_OUT"); out != "" {
 		keep(t, filepath.Join(out, filepath.FromSlash(spec.String())), result.Files)
 	}
+	if text, kept := result.Files[catalogue.File]; kept {
+		column := catalogue.Kernel{Name: spec.String()}
+		if err := json.Unmarshal(text, &column.Hooks); err != nil {
+			t.Fatalf("read %s of the guest: %v", catalogue.File, err)
+		}
+		m.catalogue = append(m.catalogue, column)
+	}
 	result.Report(t)
+}
+
+// reference is the page that has the table of sources by kernels, between two lines.
+const (
+	reference    = "../../../deploy/reference.md"
+	tableBegins  = "<!-- kernels: made by LATPUSH_VM_UPDATE=1 go test ./internal/vm/matrix -->\n"
+	tableEnds    = "<!-- end of kernels -->\n"
+	updateTables = "LATPUSH_VM_UPDATE"
+)
+
+// checkReference demands that the committed table is what the guests say, or makes it so.
+func checkReference(t *testing.T, kernels []catalogue.Kernel) {
+	page, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, begins := strings.Cut(string(page), tableBegins)
+	committed, after, ends := strings.Cut(rest, tableEnds)
+	if !begins || !ends {
+		t.Fatalf("%s has no table of kernels between %q and %q", reference, tableBegins, tableEnds)
+	}
+	made := "\n" + catalogue.Markdown(kernels) + "\n"
+	if made == committed {
+		return
+	}
+	if os.Getenv(updateTables) == "" {
+		t.Fatalf("the table of kernels in %s is not what the guests say (%s=1 writes it):\n%s", reference, updateTables, made)
+	}
+	if err := os.WriteFile(reference, []byte(before+tableBegins+made+tableEnds+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func keep(t *testing.T, dir string, files map[string][]byte) {
