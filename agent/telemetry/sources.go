@@ -22,10 +22,15 @@ func Sources(statuses []kernel.Status, losses []kernel.Loss) []latency.Family {
 		Name: "latpush_source_up", Help: "Whether a source counts, or will as soon as the module that it needs is loaded.",
 		Kind: latency.Gauge, LabelNames: []string{"source"},
 	}
+	memory := latency.Family{
+		Name: "latpush_source_map_bytes", Help: "Kernel memory of a source's maps when they were made.", Unit: "bytes",
+		Kind: latency.Gauge, LabelNames: []string{"source"},
+	}
 	loaded := make(map[string]time.Duration, len(statuses))
 	for _, status := range statuses {
 		loaded[status.Source] = status.Loaded
 		up.Series = append(up.Series, latency.Series{LabelValues: []string{status.Source}, Value: truth(runs(&status))})
+		memory.Series = append(memory.Series, latency.Series{LabelValues: []string{status.Source}, Value: float64(status.Memory)})
 		for _, hook := range status.Hooks {
 			attached.Series = append(attached.Series, latency.Series{
 				LabelValues: []string{status.Source, hook.Name, hook.How}, Value: truth(hook.Attached()),
@@ -37,7 +42,7 @@ func Sources(statuses []kernel.Status, losses []kernel.Loss) []latency.Family {
 			LabelValues: []string{loss.Source, loss.Reason}, Start: loaded[loss.Source], Value: float64(loss.Events),
 		})
 	}
-	families := []latency.Family{lost, attached, up}
+	families := []latency.Family{lost, attached, memory, up}
 	for i := range families {
 		latency.SortSeries(families[i].Series)
 	}

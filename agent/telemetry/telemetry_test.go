@@ -172,7 +172,7 @@ func TestSources(t *testing.T) {
 		{Source: "nfs", Loaded: 5 * time.Second, Hooks: []kernel.HookStatus{
 			{Name: "nfs_file_read", How: kernel.Waiting, Err: errors.New("waiting for module nfs")},
 		}},
-		{Source: "block", Loaded: 7 * time.Second, Hooks: []kernel.HookStatus{
+		{Source: "block", Loaded: 7 * time.Second, Memory: 1 << 20, Hooks: []kernel.HookStatus{
 			{Name: "block_rq", How: kernel.TpBTF},
 			{Name: "other", How: kernel.Missing, Err: missing},
 		}},
@@ -199,6 +199,16 @@ func TestSources(t *testing.T) {
 				{LabelValues: []string{"block", "other", "missing"}},
 				{LabelValues: []string{"nfs", "nfs_file_read", "waiting"}},
 				{LabelValues: []string{"syscalls", "syscalls", "missing"}},
+			},
+		},
+		{
+			Name: "latpush_source_map_bytes", Help: "Kernel memory of a source's maps when they were made.", Unit: "bytes",
+			Kind: latency.Gauge, LabelNames: []string{"source"},
+			Series: []latency.Series{
+				{LabelValues: []string{"block"}, Value: 1 << 20},
+				{LabelValues: []string{"nfs"}},
+				{LabelValues: []string{"softirq"}},
+				{LabelValues: []string{"syscalls"}},
 			},
 		},
 		{

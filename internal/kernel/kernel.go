@@ -35,6 +35,7 @@ type Status struct {
 	Source  string
 	Metrics []string
 	Loaded  time.Duration // CLOCK_BOOTTIME when counting could begin, 0 if the source is not loaded
+	Memory  uint64        // bytes of kernel memory that its maps had when they were made
 	Hooks   []HookStatus
 	Err     error // why the source is not loaded at all
 }

@@ -26,6 +26,7 @@ type loadedSource struct {
 	losses      *lossReader
 	hooks       []loadedHook
 	since       time.Duration // CLOCK_BOOTTIME when counting could begin
+	memory      uint64        // bytes that the maps had in the kernel when they were made
 }
 
 // loadedHook is a hook and what became of it.
@@ -87,6 +88,7 @@ func (s *loadedSource) makeMaps() error {
 	}
 	s.maps, collection.Maps = collection.Maps, nil
 	collection.Close()
+	s.memory = memoryOf(s.maps)
 	for i := range s.source.metrics {
 		t, err := s.newTable(&s.source.metrics[i])
 		if err != nil {
@@ -96,6 +98,18 @@ func (s *loadedSource) makeMaps() error {
 	}
 	s.losses, err = newLossReader(s.maps["losses"], s.spec.Maps["losses"])
 	return err
+}
+
+// memoryOf returns the bytes that maps have in the kernel, as far as it tells.
+func memoryOf(maps map[string]*ebpf.Map) uint64 {
+	var bytes uint64
+	for _, m := range maps {
+		if info, err := m.Info(); err == nil {
+			size, _ := info.Memlock()
+			bytes += size
+		}
+	}
+	return bytes
 }
 
 // newTable prepares reading the map of a metric, and puts the label sets into it that exist from the beginning.
@@ -208,7 +222,7 @@ func (s *loadedSource) attached() bool {
 }
 
 func (s *loadedSource) status() Status {
-	status := Status{Source: s.source.name, Loaded: s.since}
+	status := Status{Source: s.source.name, Loaded: s.since, Memory: s.memory}
 	for _, m := range s.source.metrics {
 		status.Metrics = append(status.Metrics, m.name)
 	}
