@@ -55,6 +55,9 @@ func (c *command) run() error {
 		debug.SetGCPercent(gcPercent)
 	}
 	debug.FreeOSMemory()
+	if err := releaseCode(); err != nil {
+		c.log.Debug("pages that are not needed any more stay in memory", "err", err)
+	}
 	return a.Run(ctx, reload)
 }
 
