@@ -52,6 +52,7 @@ generate-check: ## the committed objects are what the sources compile to
 bench:
 	go test -run '^$$' -bench . -benchtime 1x -timeout 60m -v ./internal/bench
 	go test -run '^$$' -bench 'Ratio|Wire' -benchtime 1x -v ./internal/promwire
+	go test -run '^$$' -bench Probes -benchtime 1x -timeout 10m ./internal/vm/matrix
 
 deps:
 	@missing=; for package in $(packages); do \
