@@ -5,6 +5,7 @@
  * its address comes back with another request. A request that is issued without waiting in a queue has no queue time. A request that is
  * issued again, because the driver had no room, is timed from the last issue. Bio-based drivers (md, dm) make no requests of their own. */
 #include "kernel.bpf.h"
+#include "gauge.bpf.h"
 #include "histogram.bpf.h"
 
 /* Bits that enum req_op has had since 4.10; the other operations are rare. */
@@ -35,6 +36,8 @@ static const struct block_key other_key = { .device = "other", .operation = BLOC
 
 HISTOGRAM_MAP(block_io_latency, struct block_key, 256);
 HISTOGRAM_MAP(block_io_queue, struct block_key, 256);
+IN_FLIGHT_MAP(block_io_inflight, struct block_key, 256);
+IN_FLIGHT_MAP(block_io_queued, struct block_key, 256);
 
 /* Key: address of the request. Value: its times. As many entries as requests can be under way at once. */
 struct {
@@ -122,6 +125,40 @@ static __always_inline int handle_complete(struct request *rq, unsigned int byte
 	issued = pending->issue_ns;
 	bpf_map_delete_elem(&pending_requests, &address);
 	observe(&block_io_latency, rq, issued, now);
+	return 0;
+}
+
+/* Counts a request that is under way: at the device from its issue to its completion, else in the queue, to which one also returns that the driver
+ * had no room for. What is noted of a request that was merged away, or of the one that had its address before, is older than the request, or there
+ * is no request. */
+static __always_inline void count_request(struct request *rq, const struct pending_request *pending)
+{
+	__u64 made = BPF_CORE_READ(rq, start_time_ns), queued = pending->insert_ns ?: pending->issue_ns;
+	struct block_key key = {}, other = other_key;
+	int references = 0;
+
+	bpf_core_read(&references, sizeof(references), &rq->ref);
+	if (!references)
+		return;
+	request_key(rq, &key);
+	if (BPF_CORE_READ(rq, state) == MQ_RQ_IDLE) {
+		if (queued && queued >= made)
+			in_flight_add(&block_io_queued, &key, &other, queued);
+	} else if (pending->issue_ns && pending->issue_ns >= made) {
+		in_flight_add(&block_io_inflight, &key, &other, pending->issue_ns);
+	}
+}
+
+SEC("iter/bpf_map_elem")
+int count_in_flight(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct pending_request *noted = ctx->value, pending;
+	__u64 *address = ctx->key;
+
+	if (!address || !noted)
+		return 0;
+	pending = *noted;
+	count_request((struct request *)*address, &pending);
 	return 0;
 }
 

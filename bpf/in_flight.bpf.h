@@ -9,6 +9,7 @@
 
 #include "kernel.bpf.h"
 #include "losses.bpf.h"
+#include "task.bpf.h"
 
 struct call {
 	__u64 start_ns; /* 0: not under way */
@@ -106,5 +107,56 @@ static __always_inline enum call_end call_end(__u32 operation, struct call *ende
 	bpf_map_delete_elem(&hash_calls, &key);
 	return CALL_ENDED;
 }
+
+/* An age after which a task that sleeps interruptibly is no longer believed to be in a call: the waits within the calls of most file systems cannot be
+ * ended by any signal, or are short. An end that the kernel did not let the programs see must not look like a call that hangs. */
+#define LOST_END_NS (60 * 1000000000ULL)
+
+/* Returns whether a task has left a call, of a kind that does not sleep interruptibly for long, without its end having been seen. */
+static __always_inline bool end_was_lost(struct task_struct *task, const struct call *call)
+{
+	return (task_state(task) & TASK_INTERRUPTIBLE) && bpf_ktime_get_ns() - call->start_ns > LOST_END_NS;
+}
+
+/* Returns what is noted of an operation of a task, NULL if nothing is. */
+static __always_inline struct call *noted_call(struct task_struct *task, struct calls *calls, __u32 operation)
+{
+	struct call_key key = {};
+
+	if (in_task_storage)
+		return calls ? &calls->of[operation] : NULL;
+	key.task = (__u64)task->tgid << 32 | (__u32)task->pid;
+	key.operation = operation;
+	return bpf_map_lookup_elem(&hash_calls, &key);
+}
+
+/* The iterator of a source: runs count(task, operation, call) for each call that is under way. Tasks are walked, and not the hash, in which the calls of
+ * tasks that died within them stay: what is not the task's own has begun before it. */
+#define COUNT_IN_FLIGHT(count)                                                       \
+	SEC("iter/task")                                                             \
+	int count_in_flight(struct bpf_iter__task *ctx)                              \
+	{                                                                            \
+		struct task_struct *task = ctx->task;                                \
+		struct calls *calls = NULL;                                          \
+		struct call *noted, call;                                            \
+		__u32 operation;                                                     \
+                                                                                     \
+		if (!task)                                                           \
+			return 0;                                                    \
+		if (in_task_storage) {                                               \
+			calls = bpf_task_storage_get(&task_calls, task, 0, 0);       \
+			if (!calls)                                                  \
+				return 0;                                            \
+		}                                                                    \
+		for (operation = 0; operation < IN_FLIGHT_OPERATIONS; operation++) { \
+			noted = noted_call(task, calls, operation);                  \
+			if (!noted)                                                  \
+				continue;                                            \
+			call = *noted;                                               \
+			if (call.start_ns && call.start_ns >= task->start_time)      \
+				count(task, operation, &call);                       \
+		}                                                                    \
+		return 0;                                                            \
+	}
 
 #endif

@@ -5,6 +5,7 @@
  * What changed over the years, and where the change is handled:
  *   task_struct.state became __state in 5.14 (2f064a59a11f)                     task_state()
  *   task_struct.on_cpu shrank from an int to a byte by 7.2                      task_struct below
+ *   request.ref became an atomic_t in 5.16 (0a467d0fdd95)                       struct request below
  *   request.rq_disk moved to request_queue.disk in 5.17 (f3fa33acca9f)          request_disk()
  *   block_rq_issue and block_rq_insert lost their request_queue argument
  *   in 5.11 (a54895fa057c), backported to 5.10.137                              block.bpf.c, rq_argument */
@@ -60,10 +61,31 @@ struct task_struct {
 	unsigned int flags;
 	unsigned char on_cpu; /* an int before, of which the lowest byte is enough */
 	int pid;
+	int tgid;
+	__u64 start_time; /* CLOCK_MONOTONIC, ns */
 };
 
 struct task_struct___5_13 {
 	volatile long state;
+};
+
+/* What the programs of iterators are called with. The last call of a run has no task, or no element. */
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
+
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	void *key;
+	void *value;
 };
 
 struct workqueue_struct {
@@ -126,9 +148,15 @@ struct request_queue {
 	struct gendisk *disk;
 };
 
+/* Also stands for refcount_t, which request.ref was before 5.16 (0a467d0fdd95): only its place is relocated. */
+typedef struct {
+	int counter;
+} atomic_t;
+
 struct request {
 	struct request_queue *q;
 	enum mq_rq_state state;
+	atomic_t ref;
 	unsigned int cmd_flags;
 	unsigned int __data_len;
 	__u64 start_time_ns;
@@ -161,6 +189,9 @@ enum {
 #define REQ_OP_MASK  0xff
 #define IPPROTO_TCP  6
 #define TASK_DEAD    0x80
+
+/* Sleeping in a way that any signal ends. */
+#define TASK_INTERRUPTIBLE 0x1
 
 /* EXIT_DEAD and EXIT_ZOMBIE, as which the record of sched_switch reports a task that has died. */
 #define REPORTED_DEAD 0x30

@@ -8,6 +8,7 @@
 #define IN_FLIGHT_OPERATIONS 5
 
 #include "kernel.bpf.h"
+#include "gauge.bpf.h"
 #include "histogram.bpf.h"
 #include "in_flight.bpf.h"
 
@@ -24,6 +25,7 @@ struct nfs_key {
 };
 
 HISTOGRAM_MAP(nfs_latency, struct nfs_key, IN_FLIGHT_OPERATIONS);
+IN_FLIGHT_MAP(nfs_inflight, struct nfs_key, IN_FLIGHT_OPERATIONS);
 
 static __always_inline int handle_begin(enum nfs_operation operation, const void *file)
 {
@@ -80,6 +82,16 @@ static __always_inline int handle_atomic_open_end(int result)
 	count(NFS_OPERATION_OPEN, &call);
 	return 0;
 }
+
+static __always_inline void count_call(struct task_struct *task, enum nfs_operation operation, const struct call *call)
+{
+	struct nfs_key key = { .operation = operation };
+
+	if (!end_was_lost(task, call))
+		in_flight_add(&nfs_inflight, &key, NULL, call->start_ns);
+}
+
+COUNT_IN_FLIGHT(count_call)
 
 #define TIMED(function, operation)                    \
 	SEC("fentry/" #function)                      \

@@ -4,6 +4,7 @@
 #define LATPUSH_SCHEDULER_BPF_H
 
 #include "kernel.bpf.h"
+#include "task.bpf.h"
 
 struct sched_switch_record {
 	__u64 common;
@@ -14,15 +15,5 @@ struct sched_switch_record {
 	char next_comm[16];
 	__s32 next_pid;
 };
-
-/* Returns the state of a task: 0 is runnable. */
-static __always_inline unsigned int task_state(struct task_struct *task)
-{
-	struct task_struct___5_13 *old = (void *)task;
-
-	if (bpf_core_field_exists(old->state))
-		return BPF_CORE_READ(old, state);
-	return BPF_CORE_READ(task, __state);
-}
 
 #endif

@@ -22,6 +22,7 @@ type source struct {
 	name       string
 	standard   bool // in the default set: it costs little
 	metrics    []metric
+	inFlight   *inFlight // nil: its operations cannot hang
 	hooks      []hook
 	openLabels bool // the label sets are not a fixed list: max_label_sets sizes the maps
 	allowList  bool // the configuration key allow is for this source
@@ -101,6 +102,16 @@ func catalogue() []source {
 				{name: "block_io_latency_seconds", help: "Time from the issue of a block request to a device to its completion."},
 				{name: "block_io_queue_seconds", help: "Time from the insertion of a block request into the I/O scheduler's queue to its issue."},
 			},
+			inFlight: &inFlight{elementsOf: "pending_requests", gauges: []gauge{
+				{
+					"block_io_inflight", "Block requests that were issued to a device and have not completed.",
+					"Time since the issue of the oldest block request that has not completed, 0 without one.",
+				},
+				{
+					"block_io_queued", "Block requests that wait to be issued to a device.",
+					"Time that the oldest of the block requests that wait to be issued to a device has waited, 0 without one.",
+				},
+			}},
 			hooks:      []hook{tracepoints("block_rq", false, "block_rq_complete", "block_rq_issue", "block_rq_insert")},
 			openLabels: true,
 			configure:  configureBlock,
@@ -120,6 +131,10 @@ func catalogue() []source {
 			metrics: []metric{
 				{name: "nfs_latency_seconds", help: "Time the operations of the NFS client take, as the calling task sees them.", fromZero: true},
 			},
+			inFlight: &inFlight{gauges: []gauge{{
+				"nfs_inflight", "Operations of the NFS client that have begun and not ended.",
+				"Time since the beginning of the oldest operation of the NFS client that has not ended, 0 without one.",
+			}}},
 			hooks: []hook{
 				function("nfs", "nfs_file_read", ""),
 				function("nfs", "nfs_file_splice_read", "before 6.5 splice and sendfile go through nfs_file_read"),
@@ -137,8 +152,15 @@ func catalogue() []source {
 			metrics: []metric{
 				{name: "nfs_rpc_latency_seconds", help: "Time of remote procedure calls of the NFS client: in the queue, on the network and at the server, and in total."},
 			},
-			hooks:     []hook{inModule("sunrpc", tracepoints("rpc_stats_latency", true, "rpc_stats_latency"))},
-			configure: configureLabelSets("nfs_rpc_latency"),
+			inFlight: &inFlight{elementsOf: "rpc_calls", gauges: []gauge{{
+				"nfs_rpc_inflight", "Remote procedure calls of the NFS client that have begun and not ended, however often they were transmitted.",
+				"Time since the beginning of the oldest remote procedure call of the NFS client that has not ended, 0 without one.",
+			}}},
+			hooks: []hook{
+				inModule("sunrpc", tracepoints("rpc_stats_latency", true, "rpc_stats_latency")),
+				inModule("sunrpc", tracepoints("rpc_task", true, "rpc_task_end", "rpc_request")),
+			},
+			configure: configureLabelSets("nfs_rpc_latency", "nfs_rpc_inflight"),
 			label:     strings.ToLower,
 		},
 		{
@@ -287,7 +309,7 @@ func configureLabelSets(maps ...string) func(*ebpf.CollectionSpec, *SourceConfig
 }
 
 func configureBlock(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error {
-	if err := configureLabelSets("block_io_latency", "block_io_queue")(spec, config, e); err != nil {
+	if err := configureLabelSets("block_io_latency", "block_io_queue", "block_io_inflight", "block_io_queued")(spec, config, e); err != nil {
 		return err
 	}
 	argument, err := e.requestArgument()

@@ -175,7 +175,7 @@ func (s *loadedSource) summary() string {
 	return strings.Join(parts, ", ")
 }
 
-// Read reads all histograms and counters. The samples are valid until the next call. The error joins those of the sources that could not be read; the
+// Read reads all histograms, counters and gauges. The samples are valid until the next call. The error joins those of the sources that could not be read; the
 // samples of the others are returned with it.
 func (k *Kernel) Read() ([]Sample, []Loss, error) {
 	k.mu.Lock()
@@ -191,6 +191,12 @@ func (k *Kernel) Read() ([]Sample, []Loss, error) {
 			var err error
 			if k.samples, err = t.appendTo(k.samples); err != nil {
 				errs = append(errs, err)
+			}
+		}
+		if s.loaded.inFlight != nil {
+			var err error
+			if k.samples, err = s.loaded.inFlight.appendTo(k.samples); err != nil {
+				errs = append(errs, fmt.Errorf("count operations under way of source %s: %w", s.config.Name, err))
 			}
 		}
 		lost, err := s.loaded.lost()

@@ -24,6 +24,8 @@ type loadedSource struct {
 	maps        map[string]*ebpf.Map
 	tables      []*table
 	losses      *lossReader
+	inFlight    *inFlightReader // nil: the source has none, or inFlightErr says why not
+	inFlightErr error
 	hooks       []loadedHook
 	since       time.Duration // CLOCK_BOOTTIME when counting could begin
 	memory      uint64        // bytes that the maps had in the kernel when they were made
@@ -60,6 +62,9 @@ func loadSource(config *SourceConfig, o *Options, e *environment) (*loadedSource
 		s.hooks = append(s.hooks, loadedHook{hook: h})
 	}
 	s.attachMissing()
+	if description.inFlight != nil {
+		s.inFlight, s.inFlightErr = s.newInFlightReader()
+	}
 	return s, nil
 }
 
@@ -147,7 +152,17 @@ func (s *loadedSource) newTable(m *metric) (*table, error) {
 		return nil, fmt.Errorf("fill map %s: %w", m.mapName(), err)
 	}
 	description.Labels = layout.labels()
-	t, err := newTable(description, inKernel, func(key []byte) []string {
+	t, err := newTable(description, inKernel, s.labelsOf(layout), m.fromZero)
+	if err != nil {
+		return nil, err
+	}
+	t.learn = layout.learn
+	return t, nil
+}
+
+// labelsOf returns what makes label values of keys.
+func (s *loadedSource) labelsOf(layout *keyLayout) func(key []byte) []string {
+	return func(key []byte) []string {
 		values := layout.values(key)
 		for i := range values {
 			if s.source.label != nil {
@@ -155,12 +170,7 @@ func (s *loadedSource) newTable(m *metric) (*table, error) {
 			}
 		}
 		return values
-	}, m.fromZero)
-	if err != nil {
-		return nil, err
 	}
-	t.learn = layout.learn
-	return t, nil
 }
 
 // putZeros adds label sets to a map for which nothing has been counted.
@@ -229,6 +239,9 @@ func (s *loadedSource) status() Status {
 	for _, h := range s.hooks {
 		status.Hooks = append(status.Hooks, h.status())
 	}
+	if s.inFlightErr != nil {
+		status.Hooks = append(status.Hooks, HookStatus{Name: iterator, How: Missing, Err: s.inFlightErr})
+	}
 	return status
 }
 
@@ -255,6 +268,10 @@ func (s *loadedSource) close() error {
 			errs = append(errs, a.close())
 		}
 		h.attached, h.how = nil, ""
+	}
+	if s.inFlight != nil {
+		errs = append(errs, s.inFlight.close())
+		s.inFlight = nil
 	}
 	for _, m := range s.maps {
 		errs = append(errs, m.Close())
