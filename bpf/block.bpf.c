@@ -117,8 +117,9 @@ static __always_inline int handle_complete(struct request *rq, unsigned int byte
 		return 0; /* The rest is still under way. */
 	pending = bpf_map_lookup_elem(&pending_requests, &address);
 	if (!pending || !pending->issue_ns) {
-		/* No loss: a flush that ends with the device's own flush and was never issued, or what was under way at the start. */
-		if (BPF_CORE_READ(rq, state) != MQ_RQ_IDLE && BPF_CORE_READ(rq, start_time_ns) > attached_ns)
+		/* No loss: a flush that ends with the device's own flush and was never issued, a write that ends again, without a byte, when its
+		 * flush has, or what was under way at the start. */
+		if (bytes && BPF_CORE_READ(rq, state) != MQ_RQ_IDLE && BPF_CORE_READ(rq, start_time_ns) > attached_ns)
 			count_loss(no_start);
 		return 0;
 	}
