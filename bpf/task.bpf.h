@@ -9,10 +9,12 @@ static __always_inline unsigned int task_state(struct task_struct *task)
 {
 	struct task_struct___5_13 *old = (void *)task;
 
+	/* In a loop the compiler would find both addresses first, and a kernel without one of the fields would refuse that. */
 	if (bpf_core_field_exists(old->state)) {
-		barrier_var(old); /* In a loop the compiler would find the address first, which kernels without the field refuse. */
+		barrier_var(old);
 		return BPF_CORE_READ(old, state);
 	}
+	barrier_var(task);
 	return BPF_CORE_READ(task, __state);
 }
 

@@ -79,9 +79,17 @@ func medianOf(n int, value func(int) float64) float64 {
 }
 
 func attachPair(name string) func(*testing.B) func() {
+	return attachPairOf("cost", name, func(*ebpf.CollectionSpec) error { return nil })
+}
+
+// attachPairOf attaches two programs of an object, after it was configured.
+func attachPairOf(object, name string, configure func(*ebpf.CollectionSpec) error) func(*testing.B) func() {
 	return func(b *testing.B) func() {
 		b.Helper()
-		spec, err := selftest.Load("cost")
+		spec, err := selftest.Load(object)
+		if err == nil {
+			err = configure(spec)
+		}
 		if err != nil {
 			b.Fatal(err)
 		}

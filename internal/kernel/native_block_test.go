@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -11,6 +12,19 @@ import (
 
 // loopDevice makes a loop device on a file of the given size and returns its path.
 func loopDevice(t *testing.T, size int64) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, size); err != nil {
+		t.Fatal(err)
+	}
+	return loopDeviceOn(t, file)
+}
+
+// loopDeviceOn makes a loop device on a file and returns its path.
+func loopDeviceOn(t *testing.T, file string) string {
 	t.Helper()
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
@@ -26,14 +40,11 @@ func loopDevice(t *testing.T, size int64) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	backing, err := os.CreateTemp(t.TempDir(), "disk")
+	backing, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer backing.Close()
-	if err := backing.Truncate(size); err != nil {
-		t.Fatal(err)
-	}
 	if err := unix.IoctlSetInt(int(device.Fd()), unix.LOOP_SET_FD, int(backing.Fd())); err != nil {
 		t.Fatal(err)
 	}

@@ -60,16 +60,7 @@ func TestBlockLatency(t *testing.T) {
 // Requests that wait in the scheduler because the device takes one at a time: the wait is in the queue's histogram, not in the device's.
 func TestBlockQueue(t *testing.T) {
 	const threads, completion = 6, 10 * time.Millisecond
-	device := guesttest.NullBlock(t, guest.NullBlockOptions{Completion: completion, Depth: 1})
-	scheduler := "/sys/block/" + device.Name + "/queue/scheduler"
-	_ = guest.LoadModule("mq-deadline") // built in on some kernels
-	if err := os.WriteFile(scheduler, []byte("mq-deadline"), 0); err != nil {
-		t.Fatal(err)
-	}
-	// A request that finds no place waits for one before it is a request: let all have one.
-	if err := os.WriteFile("/sys/block/"+device.Name+"/queue/nr_requests", []byte("64"), 0); err != nil {
-		t.Fatal(err)
-	}
+	device := slowQueue(t, completion)
 	k := open(t, "", kernel.SourceConfig{Name: "block"})
 	before := read(t, k)
 	var all sync.WaitGroup
@@ -100,6 +91,18 @@ func TestBlockQueue(t *testing.T) {
 	if least := threads * (threads - 1) / 2 * completion / 2; time.Duration(queued.SumNanoseconds) < least {
 		t.Errorf("waits took %v, want at least %v", time.Duration(queued.SumNanoseconds), least)
 	}
+}
+
+// slowQueue makes a block device that takes one request at a time, which others wait for in a scheduler, and returns it.
+func slowQueue(t *testing.T, completion time.Duration) *guest.NullBlockDevice {
+	t.Helper()
+	device := guesttest.NullBlock(t, guest.NullBlockOptions{Completion: completion, Depth: 1, BlockSize: 4096, SizeMiB: 2048})
+	queue := "/sys/block/" + device.Name + "/queue/"
+	_ = guest.LoadModule("mq-deadline") // built in on some kernels
+	guesttest.Succeed(t, func() error { return os.WriteFile(queue+"scheduler", []byte("mq-deadline"), 0) })
+	// A request that finds no place waits for one before it is a request: let all have one.
+	guesttest.Succeed(t, func() error { return os.WriteFile(queue+"nr_requests", []byte("64"), 0) })
+	return device
 }
 
 // A flush is an operation of its own.

@@ -4,6 +4,7 @@ package kerneltests
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,7 +14,12 @@ import (
 	"github.com/latpush/latpush/internal/vm/guest/guesttest"
 )
 
-func TestMain(m *testing.M) { guesttest.Main(m) }
+func TestMain(m *testing.M) {
+	if path := os.Getenv(readerOf); path != "" {
+		readOnce(path)
+	}
+	guesttest.Main(m)
+}
 
 // open runs sources, with hooks attached in one way if how is not empty, and demands that every hook is attached or not needed.
 func open(t *testing.T, how string, configs ...kernel.SourceConfig) *kernel.Kernel {

@@ -1,0 +1,84 @@
+package kernel
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Requests of ioctl(2) for a mounted file system, which golang.org/x/sys does not have.
+const (
+	freeze = 0xc0045877 // FIFREEZE
+	thaw   = 0xc0045878 // FITHAW
+)
+
+// mountedDevice makes a file system on a loop device and mounts it.
+func mountedDevice(t *testing.T) (folder string) {
+	t.Helper()
+	device := loopDevice(t, 16<<20)
+	if output, err := exec.Command("mkfs.ext4", "-q", device).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v\n%s", err, output)
+	}
+	folder = t.TempDir()
+	if err := unix.Mount(device, folder, "ext4", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(folder, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return folder
+}
+
+// A request that hangs in its device is under way for as long as it hangs: here the device is a file on a file system that is frozen.
+func TestBlockRequestThatHangs(t *testing.T) {
+	folder := mountedDevice(t)
+	file := filepath.Join(folder, "disk")
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := loopDeviceOn(t, file)
+	root, err := os.Open(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	k := open(t, "", SourceConfig{Name: "block"})
+	directIO(t, path, 1) // what the label sets are seen with
+	if err := unix.IoctlSetInt(int(root.Fd()), freeze, 0); err != nil {
+		t.Fatal(err)
+	}
+	frozen := time.Now()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		directIO(t, path, 1)
+	}()
+	name := strings.TrimPrefix(path, "/dev/")
+	for deadline := time.Now().Add(10 * time.Second); sample(t, k, "block_io_inflight", name, "write").Value != 1 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	seen := time.Now()
+	time.Sleep(200 * time.Millisecond)
+	if age := sample(t, k, "block_io_inflight_oldest_seconds", name, "write").Value; age < time.Since(seen).Seconds()-0.1 || age > time.Since(frozen).Seconds() {
+		t.Errorf("the request is %v s old, and hangs since %v to %v ago", age, time.Since(seen), time.Since(frozen))
+	}
+	if n := sample(t, k, "block_io_inflight", name, "write").Value; n != 1 {
+		t.Errorf("%v writes are under way, want 1", n)
+	}
+	if err := unix.IoctlSetInt(int(root.Fd()), thaw, 0); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	for _, gauge := range []string{"block_io_inflight", "block_io_inflight_oldest_seconds"} {
+		if value := sample(t, k, gauge, name, "write").Value; value != 0 {
+			t.Errorf("%s is %v after the last write, want 0", gauge, value)
+		}
+	}
+}
