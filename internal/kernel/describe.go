@@ -1,9 +1,7 @@
 package kernel
 
 import (
-	"fmt"
-
-	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf"
 
 	"github.com/latpush/latpush/bpf/objects"
 )
@@ -44,11 +42,7 @@ func Describe() ([]Description, error) {
 		for _, m := range s.metrics {
 			labels := m.labels
 			if m.values == nil {
-				key, ok := spec.Maps[m.mapName()].Key.(*btf.Struct)
-				if !ok {
-					return nil, fmt.Errorf("read key of map %s: it is no struct", m.mapName())
-				}
-				layout, err := newKeyLayout(key)
+				layout, err := layoutOf(spec, m.mapName())
 				if err != nil {
 					return nil, err
 				}
@@ -56,6 +50,11 @@ func Describe() ([]Description, error) {
 			}
 			d.Metrics = append(d.Metrics, MetricDescription{Name: m.name, Kind: m.kind, Help: m.help, Labels: labels})
 		}
+		gauges, err := s.describeGauges(spec)
+		if err != nil {
+			return nil, err
+		}
+		d.Metrics = append(d.Metrics, gauges...)
 		for _, h := range s.hooks {
 			hook := HookDescription{Name: h.name, Events: h.events, Module: h.module}
 			for _, w := range h.ways {
@@ -64,6 +63,23 @@ func Describe() ([]Description, error) {
 			d.Hooks = append(d.Hooks, hook)
 		}
 		all = append(all, d)
+	}
+	return all, nil
+}
+
+func (s *source) describeGauges(spec *ebpf.CollectionSpec) ([]MetricDescription, error) {
+	if s.inFlight == nil {
+		return nil, nil
+	}
+	var all []MetricDescription
+	for _, g := range s.inFlight.gauges {
+		layout, err := layoutOf(spec, g.name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all,
+			MetricDescription{Name: g.name, Kind: KindGauge, Help: g.help, Labels: layout.labels()},
+			MetricDescription{Name: g.oldestName(), Kind: KindGauge, Help: g.oldest, Labels: layout.labels()})
 	}
 	return all, nil
 }

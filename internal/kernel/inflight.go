@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 )
 
@@ -118,22 +117,14 @@ type gaugeSet struct {
 
 // newGaugeTable prepares reading a gauge's map, and puts the label sets into it that exist from the beginning: all of a closed list, or "other".
 func (s *loadedSource) newGaugeTable(g *gauge) (*gaugeTable, error) {
-	spec, inKernel := s.spec.Maps[g.name], s.maps[g.name]
-	if spec == nil || inKernel == nil {
-		return nil, fmt.Errorf("find map %s: the object has no such map", g.name)
-	}
-	key, ok := spec.Key.(*btf.Struct)
-	if !ok {
-		return nil, fmt.Errorf("read key of map %s: it is no struct", g.name)
-	}
-	layout, err := newKeyLayout(key)
+	layout, err := layoutOf(s.spec, g.name)
 	if err != nil {
-		return nil, fmt.Errorf("read key of map %s: %w", g.name, err)
+		return nil, err
 	}
 	t := &gaugeTable{
 		number:   &Metric{Name: g.name, Help: g.help, Kind: KindGauge, Labels: layout.labels()},
 		oldest:   &Metric{Name: g.oldestName(), Help: g.oldest, Kind: KindGauge, Labels: layout.labels()},
-		m:        inKernel,
+		m:        s.maps[g.name],
 		labels:   s.labelsOf(layout),
 		keys:     map[string]*gaugeSet{},
 		byValues: map[string]*gaugeSet{},

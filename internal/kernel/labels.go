@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 )
 
@@ -30,6 +31,23 @@ type keyField struct {
 
 // symbolType is the type, in bpf/labels.bpf.h, of a member that is the address of a function.
 const symbolType = "kernel_function"
+
+// layoutOf reads the layout of a map's keys.
+func layoutOf(spec *ebpf.CollectionSpec, name string) (*keyLayout, error) {
+	m := spec.Maps[name]
+	if m == nil {
+		return nil, fmt.Errorf("find map %s: the object has no such map", name)
+	}
+	key, ok := m.Key.(*btf.Struct)
+	if !ok {
+		return nil, fmt.Errorf("read key of map %s: it is no struct", name)
+	}
+	layout, err := newKeyLayout(key)
+	if err != nil {
+		return nil, fmt.Errorf("read key of map %s: %w", name, err)
+	}
+	return layout, nil
+}
 
 func newKeyLayout(key *btf.Struct) (*keyLayout, error) {
 	layout := &keyLayout{size: int(key.Size)}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 
 	"github.com/latpush/latpush/bpf/objects"
 )
@@ -119,8 +118,8 @@ func memoryOf(maps map[string]*ebpf.Map) uint64 {
 
 // newTable prepares reading the map of a metric, and puts the label sets into it that exist from the beginning.
 func (s *loadedSource) newTable(m *metric) (*table, error) {
-	spec, inKernel := s.spec.Maps[m.mapName()], s.maps[m.mapName()]
-	if spec == nil || inKernel == nil {
+	inKernel := s.maps[m.mapName()]
+	if inKernel == nil {
 		return nil, fmt.Errorf("find map %s: the object has no such map", m.mapName())
 	}
 	description := &Metric{Name: m.name, Help: m.help, Kind: m.kind, Labels: m.labels}
@@ -136,13 +135,9 @@ func (s *loadedSource) newTable(m *metric) (*table, error) {
 			return []string{values[nativeUint(key)]}
 		}, m.fromZero)
 	}
-	key, ok := spec.Key.(*btf.Struct)
-	if !ok {
-		return nil, fmt.Errorf("read key of map %s: it is no struct", m.mapName())
-	}
-	layout, err := newKeyLayout(key)
+	layout, err := layoutOf(s.spec, m.mapName())
 	if err != nil {
-		return nil, fmt.Errorf("read key of map %s: %w", m.mapName(), err)
+		return nil, err
 	}
 	first := layout.all()
 	if s.source.openLabels {
