@@ -172,6 +172,24 @@ func histograms(t *testing.T) []string {
 	return names
 }
 
+// gauges returns the gauges that the sources declare.
+func gauges(t *testing.T) []string {
+	t.Helper()
+	all, err := kernel.Describe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, source := range all {
+		for _, metric := range source.Metrics {
+			if metric.Kind == kernel.KindGauge {
+				names = append(names, metric.Name)
+			}
+		}
+	}
+	return names
+}
+
 // ownMetrics returns the metrics that latpush pushes about itself.
 func ownMetrics(t *testing.T) []string {
 	t.Helper()
@@ -201,7 +219,8 @@ func TestDashboardQueriesWhatIsPushed(t *testing.T) {
 	if len(sources) < 7 {
 		t.Fatalf("the sources declare %v", sources)
 	}
-	known := ownMetrics(t)
+	states := gauges(t)
+	known := append(ownMetrics(t), states...)
 	for _, metric := range sources {
 		known = append(known, metric+"_bucket", metric+"_sum", metric+"_count")
 	}
@@ -212,6 +231,9 @@ func TestDashboardQueriesWhatIsPushed(t *testing.T) {
 				if !slices.Contains(known, metric) {
 					t.Errorf("panel %q queries %s, which nothing declares", panel.Title, metric)
 				}
+				if slices.Contains(states, metric) {
+					drawn[metric] = true
+				}
 				if panel.Type == "heatmap" && target.Format == "heatmap" {
 					drawn[strings.TrimSuffix(metric, "_bucket")] = true
 				}
@@ -221,6 +243,11 @@ func TestDashboardQueriesWhatIsPushed(t *testing.T) {
 	for _, metric := range sources {
 		if !drawn[metric] {
 			t.Errorf("no heatmap shows %s", metric)
+		}
+	}
+	for _, metric := range states {
+		if !drawn[metric] {
+			t.Errorf("no panel shows %s", metric)
 		}
 	}
 }
