@@ -360,22 +360,24 @@ func TestUnknownCosts(t *testing.T) {
 	})
 }
 
-// A measurement that was held up says nothing: the statistics may have stayed on for somebody else.
+// A measurement that is held up, as it is when the CPUs are busy, is as long as it took.
 func TestHeldUpMeasurement(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &hostCPU{label: "syscalls", load: steady(1), began: time.Now(), on: true}
+		var on time.Duration
+		s := &hostCPU{label: "syscalls", load: steady(0.5), began: time.Now(), on: true}
 		s.account = newAccount(defaultTiming(), 0.01, time.Now())
-		o := &overseer{log: slog.New(slog.DiscardHandler), timing: defaultTiming(), sources: func() []metered { return []metered{s} }}
 		slow := &slowLock{}
-		o.lock = slow
-		o.statistics = func() (io.Closer, error) {
-			slow.delay = time.Second
-			return io.NopCloser(nil), nil
+		o := &overseer{
+			log: slog.New(slog.DiscardHandler), timing: defaultTiming(), sources: func() []metered { return []metered{s} }, lock: slow,
+			statistics: func() (io.Closer, error) {
+				slow.delay = time.Second
+				return switched{time.Now(), &on}, nil
+			},
 		}
 		o.measure(t.Context(), 100*time.Millisecond)
-		if s.account.share != 0 || len(s.account.readings) != 0 {
-			t.Errorf("share %v, readings %v", s.account.share, s.account.readings)
+		if math.Abs(float64(s.account.share)-0.5) > 1e-6 || on < 2*time.Second {
+			t.Errorf("share %v, the statistics were on for %v", s.account.share, on)
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -110,15 +111,10 @@ func (o *overseer) rebound(s metered, bound Cores) {
 	}
 }
 
-// measure measures all sources for a time, and detaches those that take too much.
+// measure measures all sources for a time, and detaches those that take too much. However late it is woken, the statistics are on from the first
+// look at them to the last.
 func (o *overseer) measure(ctx context.Context, length time.Duration) {
-	o.lock.Lock()
-	attached := false
-	for _, s := range o.sources() {
-		attached = s.begin() || attached
-	}
-	o.lock.Unlock()
-	if !attached {
+	if !o.anyAttached() {
 		return
 	}
 	on, err := o.statistics()
@@ -126,20 +122,43 @@ func (o *overseer) measure(ctx context.Context, length time.Duration) {
 	if err != nil {
 		return
 	}
-	start := time.Now()
+	defer func() {
+		if err := on.Close(); err != nil {
+			o.log.Warn("kernel's statistics of programs are not switched off", "err", err)
+		}
+	}()
+	start := o.begin()
 	sleep(ctx, length)
-	end := time.Now()
-	if err := on.Close(); err != nil {
-		o.log.Warn("kernel's statistics of programs are not switched off", "err", err)
+	if ctx.Err() == nil {
+		o.end(start)
 	}
+}
+
+func (o *overseer) anyAttached() bool {
 	o.lock.Lock()
 	defer o.lock.Unlock()
-	if ctx.Err() != nil || time.Since(end) > length/10 {
-		return // too late: the statistics may have stayed on for somebody else
+	return slices.ContainsFunc(o.sources(), func(s metered) bool { return !s.costs().isDetached() && s.begin() })
+}
+
+// begin begins a measurement.
+func (o *overseer) begin() (start time.Time) {
+	o.lock.Lock()
+	defer o.lock.Unlock()
+	start = time.Now()
+	for _, s := range o.sources() {
+		s.begin()
 	}
+	return start
+}
+
+// end ends a measurement.
+func (o *overseer) end(start time.Time) {
+	o.lock.Lock()
+	defer o.lock.Unlock()
+	now := time.Now()
 	for _, s := range o.sources() {
 		if u, attached := s.used(); attached {
-			o.judge(s, end, end.Sub(start), u)
+			o.judge(s, now, now.Sub(start), u)
 		}
 	}
 }
