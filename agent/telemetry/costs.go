@@ -1,8 +1,6 @@
 package telemetry
 
 import (
-	"slices"
-
 	"github.com/latpush/latpush/internal/kernel"
 	"github.com/latpush/latpush/internal/latency"
 )
@@ -56,5 +54,5 @@ func costs(statuses []kernel.Status) []latency.Family {
 			add(detached, latency.Series{LabelValues: []string{status.Source, reason}, Start: status.Loaded, Value: length.Seconds()})
 		}
 	}
-	return slices.DeleteFunc(families, func(f latency.Family) bool { return len(f.Series) == 0 })
+	return families
 }
