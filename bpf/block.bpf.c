@@ -27,9 +27,8 @@ struct pending_request {
 	__u64 issue_ns;	 /* 0: not issued */
 };
 
-/* Set by the loader: position of the request among the arguments of block_rq_issue and block_rq_insert, and when it attached. */
+/* Set by the loader: position of the request among the arguments of block_rq_issue and block_rq_insert. */
 const volatile __u32 rq_argument;
-const volatile __u64 attached_ns;
 
 /* What is counted when no label set is free. */
 static const struct block_key other_key = { .device = "other", .operation = BLOCK_OPERATION_OTHER };
@@ -119,7 +118,7 @@ static __always_inline int handle_complete(struct request *rq, unsigned int byte
 	if (!pending || !pending->issue_ns) {
 		/* No loss: a flush that ends with the device's own flush and was never issued, a write that ends again, without a byte, when its
 		 * flush has, or what was under way at the start. */
-		if (bytes && BPF_CORE_READ(rq, state) != MQ_RQ_IDLE && BPF_CORE_READ(rq, start_time_ns) > attached_ns)
+		if (bytes && BPF_CORE_READ(rq, state) != MQ_RQ_IDLE && BPF_CORE_READ(rq, start_time_ns) > loaded_ns)
 			count_loss(no_start);
 		return 0;
 	}

@@ -113,13 +113,32 @@ static __always_inline void histogram_observe(void *map, const void *key, const 
 	histogram_add(h, ns);
 }
 
-/* Returns whether end is a time after or at start, and counts the loss if not. */
+/* Returns whether start, which a program has noted, and end follow each other as they must, and counts the loss if not. */
 static __always_inline bool ascending(__u64 start, __u64 end)
 {
-	if (end >= start)
-		return true;
-	count_loss(backwards);
-	return false;
+	if (end < start) {
+		count_loss(backwards);
+		return false;
+	}
+	if (start < loaded_ns) {
+		count_loss(absurd);
+		return false;
+	}
+	return true;
+}
+
+/* The same for a duration that the kernel has measured: it may have begun before the programs were loaded. */
+static __always_inline bool possible(__s64 ns)
+{
+	if (ns < 0) {
+		count_loss(backwards);
+		return false;
+	}
+	if ((__u64)ns > bpf_ktime_get_ns()) {
+		count_loss(absurd);
+		return false;
+	}
+	return true;
 }
 
 #endif

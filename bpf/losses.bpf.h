@@ -10,7 +10,11 @@ struct losses {
 	__u64 histograms_full; /* no room for a label set, not even for "other" */
 	__u64 no_start;	       /* an end whose start was never seen */
 	__u64 backwards;       /* an end before its start */
+	__u64 absurd;	       /* a start before the programs were loaded, or a duration longer than the machine has been up */
 };
+
+/* Set by the loader: when it loaded the programs, CLOCK_MONOTONIC. They have seen nothing before. */
+const volatile __u64 loaded_ns;
 
 /* Key: always 0. Value: struct losses, per CPU. */
 struct {

@@ -77,7 +77,7 @@ static __always_inline void observe(struct nfs_rpc_key *key, enum nfs_rpc_phase 
 	struct nfs_rpc_key other = other_key;
 
 	key->phase = other.phase = phase;
-	if (ascending(0, ns))
+	if (possible(ns))
 		histogram_observe(&nfs_rpc_latency, key, &other, ns);
 }
 

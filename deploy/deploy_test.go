@@ -55,10 +55,10 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if example.Interval != defaults.Interval || example.ShutdownTimeout != defaults.ShutdownTimeout ||
-		example.ClockSyncTimeout != defaults.ClockSyncTimeout || example.Histogram != defaults.Histogram {
-		t.Errorf("interval %v, shutdown_timeout %v, clock_sync_timeout %v and histogram %s, the defaults are %v, %v, %v and %s",
-			example.Interval, example.ShutdownTimeout, example.ClockSyncTimeout, example.Histogram,
-			defaults.Interval, defaults.ShutdownTimeout, defaults.ClockSyncTimeout, defaults.Histogram)
+		example.ClockSyncTimeout != defaults.ClockSyncTimeout || example.Histogram != defaults.Histogram || example.MaxCPU != defaults.MaxCPU {
+		t.Errorf("interval %v, shutdown_timeout %v, clock_sync_timeout %v, histogram %s and max_cpu %v, the defaults are %v, %v, %v, %s and %v",
+			example.Interval, example.ShutdownTimeout, example.ClockSyncTimeout, example.Histogram, example.MaxCPU,
+			defaults.Interval, defaults.ShutdownTimeout, defaults.ClockSyncTimeout, defaults.Histogram, defaults.MaxCPU)
 	}
 	// Zero values are the spool's defaults, so the example's must be those that its documentation names.
 	want := defaults.Spool

@@ -85,6 +85,12 @@ func badFiles() map[string][]string {
 			"FILE:10: remote_write[0].remote_timeout: 0s is not positive",
 			"FILE:11: spool.max_size: 1KiB is too small (at least 64KiB; leave it out for 64MiB)",
 		},
+		"max_cpu": {
+			"FILE:1: max_cpu: -1% is not between 0% and 1e+06% of a CPU (0 is no bound)",
+			`FILE:4: sources[0].max_cpu: "1 core" is no share of a CPU (a percentage of one, such as 1%, or a number of them, such as 0.01)`,
+			"FILE:6: sources[1].max_cpu: -50% is not between 0% and 1e+06% of a CPU (0 is no bound)",
+			"FILE:8: sources[2].max_cpu: expected a number, not a list",
+		},
 		"merge_scalar": {
 			`FILE:3: spool: << merges keys and values, not "7"`,
 		},
@@ -132,7 +138,7 @@ func badFiles() map[string][]string {
 			"FILE:2: shutdown_timeout: 1h is not between 0s and 10m",
 		},
 		"similar_keys": {
-			"FILE:2: spool_size: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, remote_write, shutdown_timeout, sources, spool)",
+			"FILE:2: spool_size: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, max_cpu, remote_write, shutdown_timeout, sources, spool)",
 			`FILE:3: spool.fsync: "sometimes" is unknown (always, never or a duration such as 10s)`,
 		},
 		"source_scalar": {
@@ -191,7 +197,7 @@ func badFiles() map[string][]string {
 			"FILE:2: intervall: unknown key (did you mean interval?)",
 		},
 		"unknown_key_far": {
-			"FILE:2: scrape_configs: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, remote_write, shutdown_timeout, sources, spool)",
+			"FILE:2: scrape_configs: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, max_cpu, remote_write, shutdown_timeout, sources, spool)",
 		},
 		"unknown_nested_key": {
 			"FILE:4: remote_write[0].tls_config.ca_fil: unknown key (did you mean ca_file?)",

@@ -67,9 +67,12 @@ type Config struct {
 	ClockSyncTimeout model.Duration `yaml:"clock_sync_timeout"`
 	// Histogram is how histograms are sent by sources that do not say so themselves. The default is classic.
 	Histogram kernel.Histogram `yaml:"histogram"`
+	// MaxCPU bounds what the programs of each source that does not say so itself may take of the CPU. The default is one percent of one CPU, 0 is
+	// no bound.
+	MaxCPU kernel.Cores `yaml:"max_cpu"`
 	// ExternalLabels are added to every series. After Load they hold job and instance too.
 	ExternalLabels map[string]string `yaml:"external_labels"`
-	// Sources are what is timed in the kernel. The default is the set that costs little. After Load each has its Histogram.
+	// Sources are what is timed in the kernel. The default is the set that costs little. After Load each has its Histogram and its MaxCPU.
 	Sources Sources `yaml:"sources"`
 	// RemoteWrite are the receivers, at least one. After Load each has a name of its own.
 	RemoteWrite []upload.Config `yaml:"remote_write"`
@@ -137,11 +140,13 @@ func parseConfig(file string, text []byte, host identity.Host) (*Config, error) 
 		Interval:        DefaultInterval,
 		ShutdownTimeout: DefaultShutdownTimeout,
 		Histogram:       kernel.Classic,
+		MaxCPU:          kernel.DefaultMaxCPU,
 		Spool:           Spool{Options: spool.Options{Directory: DefaultSpoolDirectory}, QuarantineMaxSize: DefaultQuarantineMaxSize},
 	}
 	doc.check(reflect.TypeFor[Config]())
 	c.durations(doc)
 	c.histogram(doc)
+	c.maxCPU(doc)
 	c.labels(doc, host)
 	c.sources(doc)
 	c.receivers(doc)
@@ -177,6 +182,23 @@ func (c *Config) histogram(doc *document) {
 		doc.report(doc.line(key), key, err)
 		c.Histogram = kernel.Classic
 	}
+}
+
+func (c *Config) maxCPU(doc *document) {
+	const key = "max_cpu"
+	if !doc.decode(lookup(doc.root, key), key, &c.MaxCPU) {
+		return
+	}
+	if err := c.MaxCPU.Validate(); err != nil {
+		doc.report(doc.line(key), key, err)
+		c.MaxCPU = kernel.DefaultMaxCPU
+	}
+}
+
+// inherit gives a source what it does not say itself.
+func (c *Config) inherit(source *kernel.SourceConfig) {
+	source.Histogram = cmp.Or(source.Histogram, c.Histogram)
+	source.MaxCPU = cmp.Or(source.MaxCPU, &c.MaxCPU)
 }
 
 // labels fills in job and instance and lets the wire room judge each label.
@@ -232,7 +254,7 @@ func (c *Config) sources(doc *document) {
 		if !doc.decode(item, path, &source) {
 			continue
 		}
-		source.Histogram = cmp.Or(source.Histogram, c.Histogram)
+		c.inherit(&source)
 		doc.validation(path, source.Validate())
 		name := join(path, "name")
 		if line, twice := first[source.Name]; twice {
@@ -247,7 +269,7 @@ func (c *Config) sources(doc *document) {
 // set takes over a set of sources that all have their defaults.
 func (c *Config) set(sources Sources) {
 	for i := range sources {
-		sources[i].Histogram = c.Histogram
+		c.inherit(&sources[i])
 	}
 	c.Sources = sources
 }

@@ -94,7 +94,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := Sources(kernel.DefaultConfigs())
 	for i := range want {
-		want[i].Histogram = kernel.Classic
+		want[i].Histogram, want[i].MaxCPU = kernel.Classic, cores(0.01)
 	}
 	if !reflect.DeepEqual(c.Sources, want) {
 		t.Errorf("sources %+v, want the default set", c.Sources)
@@ -119,21 +119,21 @@ func TestEveryKeyIsRead(t *testing.T) {
 	}
 	us, ms := kernel.Duration(time.Microsecond), kernel.Duration(time.Millisecond)
 	wantSources := Sources{
-		{Name: "nfs", Histogram: kernel.Custom},
+		{Name: "nfs", Histogram: kernel.Custom, MaxCPU: cores(0.005)},
 		{
-			Name: "syscalls", Histogram: kernel.Classic, Allow: []string{"read", "write", "openat"},
+			Name: "syscalls", Histogram: kernel.Classic, MaxCPU: cores(0.25), Allow: []string{"read", "write", "openat"},
 			Buckets: &kernel.BucketsConfig{Exp2: &kernel.Exp2Config{Min: us, Count: 27}},
 		},
 		{
-			Name: "block", Histogram: kernel.Custom, MaxLabelSets: 300,
+			Name: "block", Histogram: kernel.Custom, MaxCPU: cores(0), MaxLabelSets: 300,
 			Buckets: &kernel.BucketsConfig{Linear: &kernel.LinearConfig{Start: 100 * us, Width: 100 * us, Count: 20}},
 		},
 		{
-			Name: "runqueue", Histogram: kernel.Custom,
+			Name: "runqueue", Histogram: kernel.Custom, MaxCPU: cores(0.005),
 			Buckets: &kernel.BucketsConfig{Bounds: []kernel.Duration{10 * us, 100 * us, ms, 10 * ms, 100 * ms, 1000 * ms}},
 		},
 		{
-			Name: "softirq", Histogram: kernel.Exponential,
+			Name: "softirq", Histogram: kernel.Exponential, MaxCPU: cores(0.005),
 			Buckets: &kernel.BucketsConfig{Exponential: &kernel.ExponentialConfig{Schema: 2, Min: us, Max: 1000 * ms}},
 		},
 	}
@@ -157,15 +157,17 @@ func TestEveryKeyIsRead(t *testing.T) {
 	}
 }
 
+func cores(c kernel.Cores) *kernel.Cores { return &c }
+
 func TestSetsOfSources(t *testing.T) {
 	t.Parallel()
 	for set, want := range map[string][]kernel.SourceConfig{"default": kernel.DefaultConfigs(), "all": kernel.AllConfigs()} {
-		c, err := parseConfig("latpush.yml", []byte("sources: "+set+"\nhistogram: custom\nremote_write: [{url: http://127.0.0.1:9/push}]"), host())
+		c, err := parseConfig("latpush.yml", []byte("sources: "+set+"\nhistogram: custom\nmax_cpu: 2%\nremote_write: [{url: http://127.0.0.1:9/push}]"), host())
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i := range want {
-			want[i].Histogram = kernel.Custom
+			want[i].Histogram, want[i].MaxCPU = kernel.Custom, cores(0.02)
 		}
 		if diff := cmp.Diff(Sources(want), c.Sources); diff != "" {
 			t.Errorf("set %s (-want +got):\n%s", set, diff)

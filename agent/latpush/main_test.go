@@ -8,8 +8,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/latpush/latpush/internal/kernel"
 )
@@ -139,6 +141,23 @@ func TestSourcesPrintsEverySource(t *testing.T) {
 	lines := strings.Split(stdout, "\n")
 	if got := strings.Join(strings.Fields(lines[0]), " "); got != "SOURCE HOOK ATTACHED REMARK" {
 		t.Errorf("the table begins with %q", lines[0])
+	}
+	_, costs, found := strings.Cut(stdout, "\n\nCOST, IN 1s")
+	if !found {
+		t.Fatalf("no cost is printed:\n%s", stdout)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(costs), "\n")[1:] {
+		fields := strings.Fields(line)
+		share, err := strconv.ParseFloat(strings.TrimSuffix(fields[1], "%"), 64)
+		if err != nil || share < 0 || share > 100 {
+			t.Errorf("cost of %s is %q", fields[0], fields[1:])
+		}
+		if took, err := time.ParseDuration(fields[2]); fields[2] != "no" && (err != nil || took <= 0 || took > time.Millisecond) {
+			t.Errorf("cost of %s is %q", fields[0], fields[1:])
+		}
+		if fields[0] == "runqueue" && share == 0 {
+			t.Error("the source runqueue costs nothing, although this test runs")
+		}
 	}
 	for _, source := range []string{"block", "nfs", "runqueue", "softirq", "syscalls"} {
 		if !strings.Contains(stdout, "\n"+source+" ") {

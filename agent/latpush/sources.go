@@ -6,21 +6,48 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/latpush/latpush/internal/kernel"
 )
 
-// sources attaches every known source for a moment and prints what became of it. A source that cannot run is an answer, not an error.
+// costWindow is how long the sources are attached to see what they cost.
+const costWindow = time.Second
+
+// sources attaches every known source for a moment and prints what became of it, and what it costs. A source that cannot run is an answer, not an
+// error.
 func (c *command) sources() error {
 	opened, err := kernel.Open(context.Background(), kernel.AllConfigs(), kernel.Options{})
 	if err != nil {
 		return fmt.Errorf("try sources: %w", err)
 	}
+	_ = opened.Measure(context.Background(), costWindow) // each source's cost has the error
 	statuses := opened.Sources()
 	if err := opened.Close(); err != nil {
 		return fmt.Errorf("remove programs: %w", err)
 	}
-	return printSources(c.stdout, statuses)
+	if err := printSources(c.stdout, statuses); err != nil {
+		return err
+	}
+	return printCosts(c.stdout, statuses)
+}
+
+// printCosts prints one line for each source that is attached: what it costs on this host as busy as it is now.
+func printCosts(w io.Writer, statuses []kernel.Status) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(table, "\nCOST, IN %v\tOF ONE CPU\tPER EVENT\n", costWindow)
+	for _, status := range statuses {
+		switch {
+		case !status.Attached():
+		case status.Cost.Err != nil:
+			fmt.Fprintf(table, "%s\tunknown\t%s\n", status.Source, oneLine(status.Cost.Err))
+		case status.Cost.PerEvent == 0:
+			fmt.Fprintf(table, "%s\t%v\tno event\n", status.Source, status.Cost.Share)
+		default:
+			fmt.Fprintf(table, "%s\t%v\t%v\n", status.Source, status.Cost.Share, status.Cost.PerEvent)
+		}
+	}
+	return table.Flush()
 }
 
 // printSources prints one line for each hook, and one for a source that could not be loaded at all.

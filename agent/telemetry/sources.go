@@ -8,7 +8,7 @@ import (
 	"github.com/latpush/latpush/internal/latency"
 )
 
-// Sources reports what the kernel room has loaded and attached, and which events it could not count, sorted by name.
+// Sources reports what the kernel room has loaded and attached, what that costs, and which events it could not count.
 func Sources(statuses []kernel.Status, losses []kernel.Loss) []latency.Family {
 	lost := latency.Family{
 		Name: "latpush_events_lost_total", Help: "Events of a source that could not be counted in a histogram, for one reason.",
@@ -42,7 +42,7 @@ func Sources(statuses []kernel.Status, losses []kernel.Loss) []latency.Family {
 			LabelValues: []string{loss.Source, loss.Reason}, Start: loaded[loss.Source], Value: float64(loss.Events),
 		})
 	}
-	families := []latency.Family{lost, attached, memory, up}
+	families := append([]latency.Family{lost, attached, memory, up}, costs(statuses)...)
 	for i := range families {
 		latency.SortSeries(families[i].Series)
 	}

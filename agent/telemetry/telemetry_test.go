@@ -172,12 +172,14 @@ func TestSources(t *testing.T) {
 		{Source: "nfs", Loaded: 5 * time.Second, Hooks: []kernel.HookStatus{
 			{Name: "nfs_file_read", How: kernel.Waiting, Err: errors.New("waiting for module nfs")},
 		}},
-		{Source: "block", Loaded: 7 * time.Second, Memory: 1 << 20, Hooks: []kernel.HookStatus{
+		{Source: "block", Loaded: 7 * time.Second, Memory: 1 << 20, Cost: kernel.Cost{Seconds: 2.5, Share: 0.02, PerEvent: 150}, Detached: map[string]time.Duration{
+			kernel.ReasonBudget: 3 * time.Minute,
+		}, Hooks: []kernel.HookStatus{
 			{Name: "block_rq", How: kernel.TpBTF},
 			{Name: "other", How: kernel.Missing, Err: missing},
 		}},
 		{Source: "softirq", Err: missing},
-		{Source: "syscalls", Loaded: 8 * time.Second, Hooks: []kernel.HookStatus{{Name: "syscalls", How: kernel.Missing, Err: missing}}},
+		{Source: "syscalls", Loaded: 8 * time.Second, Cost: kernel.Cost{Seconds: 1.5, Err: missing}, Hooks: []kernel.HookStatus{{Name: "syscalls", How: kernel.Missing, Err: missing}}},
 	}, []kernel.Loss{
 		{Source: "nfs", Reason: "no_start", Events: 2},
 		{Source: "block", Reason: "histograms_full", Events: 1 << 40},
@@ -220,6 +222,37 @@ func TestSources(t *testing.T) {
 				{LabelValues: []string{"softirq"}},
 				{LabelValues: []string{"syscalls"}},
 			},
+		},
+		{
+			Name: "latpush_source_cpu_seconds_total", Kind: latency.Counter, LabelNames: []string{"source"},
+			Help: "CPU time of a source's programs in the kernel, extrapolated from short windows in which the kernel measures it.",
+			Series: []latency.Series{
+				{LabelValues: []string{"block"}, Start: 7 * time.Second, Value: 2.5},
+				{LabelValues: []string{"nfs"}, Start: 5 * time.Second},
+				{LabelValues: []string{"syscalls"}, Start: 8 * time.Second, Value: 1.5}, // from before it was not known
+			},
+		},
+		{
+			Name: "latpush_source_cpu_ratio", Kind: latency.Gauge, LabelNames: []string{"source"},
+			Help:   "Share of one CPU that a source's programs took in the last window in which the kernel measured it.",
+			Series: []latency.Series{{LabelValues: []string{"block"}, Value: 0.02}, {LabelValues: []string{"nfs"}}},
+		},
+		{
+			Name: "latpush_source_event_seconds", Kind: latency.Gauge, LabelNames: []string{"source"},
+			Help:   "CPU time for each event that a source's programs saw in the last window in which they saw one.",
+			Series: []latency.Series{{LabelValues: []string{"block"}, Value: 150e-9}},
+		},
+		{
+			Name: "latpush_source_cpu_measured", Kind: latency.Gauge, LabelNames: []string{"source"},
+			Help: "Whether the kernel measures what a source costs, so that max_cpu bounds it.",
+			Series: []latency.Series{
+				{LabelValues: []string{"block"}, Value: 1}, {LabelValues: []string{"nfs"}, Value: 1}, {LabelValues: []string{"syscalls"}},
+			},
+		},
+		{
+			Name: "latpush_source_detached_seconds_total", Kind: latency.Counter, LabelNames: []string{"source", "reason"},
+			Help:   "Time a source's programs were detached: because they took more of the CPU than max_cpu (budget).",
+			Series: []latency.Series{{LabelValues: []string{"block", "budget"}, Start: 7 * time.Second, Value: 180}},
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -41,7 +41,7 @@ func BenchmarkSources(b *testing.B) {
 func benchSource(b *testing.B, source, way string) {
 	b.Helper()
 	before := programs(b)
-	k, err := kernel.Open(b.Context(), []kernel.SourceConfig{{Name: source}}, kernel.Options{Ways: []string{way}})
+	k, err := kernel.Open(b.Context(), []kernel.SourceConfig{{Name: source, MaxCPU: new(kernel.Cores)}}, kernel.Options{Ways: []string{way}})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -117,6 +117,7 @@ func attachPairOf(object, name string, configure func(*ebpf.CollectionSpec) erro
 func attachSource(config kernel.SourceConfig) func(*testing.B) func() {
 	return func(b *testing.B) func() {
 		b.Helper()
+		config.MaxCPU = new(kernel.Cores) // no bound
 		k, err := kernel.Open(b.Context(), []kernel.SourceConfig{config}, kernel.Options{Ways: []string{kernel.TpBTF}})
 		if err != nil {
 			b.Fatal(err)

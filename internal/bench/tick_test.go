@@ -25,7 +25,7 @@ const labelSets = 1000
 // BenchmarkTick prints what one tick costs with 1,000 label sets of 27 buckets: reading the maps, making families, appending them to the spool
 // and encoding the requests. The maps are those of the block source, filled by the benchmark; the spool is in memory and not forced to disk.
 func BenchmarkTick(b *testing.B) {
-	k, err := kernel.Open(b.Context(), []kernel.SourceConfig{{Name: "block", MaxLabelSets: labelSets / 2}}, kernel.Options{})
+	k, err := kernel.Open(b.Context(), []kernel.SourceConfig{{Name: "block", MaxLabelSets: labelSets / 2, MaxCPU: new(kernel.Cores)}}, kernel.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
 
@@ -10,14 +11,17 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// returnProbes is how many calls a kretprobe can follow at once. The kernel's default, 10 or twice the CPUs, is few for calls that hang.
-const returnProbes = 1024
+// defaultReturnProbes is how many calls a kretprobe can follow at once. The kernel's default, 10 or twice the CPUs, is few for calls that hang.
+const defaultReturnProbes = 1024
 
 // attachment is a program in its hook.
 type attachment struct {
 	event   string
 	program *ebpf.Program
 	link    link.Link
+	probe   string // of a probe that was made through tracefs: the name of its group up to the last "_"
+	misses  uint64 // how often it was skipped, as far as is known
+	before  usage  // what the program had taken of the CPU when the present measurement began
 }
 
 func (a *attachment) close() error { return errors.Join(a.link.Close(), a.program.Close()) }
@@ -73,11 +77,11 @@ func (s *loadedSource) attachWay(h *hook, w way) (attached []attachment, err err
 	}()
 	for _, name := range names {
 		spec := s.spec.Programs[name]
-		l, err := attachProgram(spec, programs[name])
-		if err != nil {
+		a := attachment{event: spec.AttachTo, program: programs[name]}
+		if err := a.attach(spec, s.options.returnProbes()); err != nil {
 			return attached, fmt.Errorf("attach %s: %w", spec.SectionName, err)
 		}
-		attached = append(attached, attachment{event: spec.AttachTo, program: programs[name], link: l})
+		attached = append(attached, a)
 	}
 	return attached, nil
 }
@@ -120,24 +124,29 @@ func trimVerifierLog(err error) error {
 	return fmt.Errorf("load program: %w: %s", refused.Cause, line)
 }
 
-func attachProgram(spec *ebpf.ProgramSpec, program *ebpf.Program) (link.Link, error) {
+// attach puts the program into its hook. A return probe can follow that many calls at once.
+func (a *attachment) attach(spec *ebpf.ProgramSpec, returnProbes int) (err error) {
 	switch spec.Type {
 	case ebpf.Tracing:
-		return link.AttachTracing(link.TracingOptions{Program: program})
+		a.link, err = link.AttachTracing(link.TracingOptions{Program: a.program})
 	case ebpf.RawTracepoint:
-		return link.AttachRawTracepoint(link.RawTracepointOptions{Name: spec.AttachTo, Program: program})
+		a.link, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: spec.AttachTo, Program: a.program})
 	case ebpf.TracePoint:
 		group, name, _ := strings.Cut(spec.AttachTo, "/")
-		return link.Tracepoint(group, name, program, nil)
+		a.link, err = link.Tracepoint(group, name, a.program, nil)
 	case ebpf.Kprobe:
 		if !strings.HasPrefix(spec.SectionName, "kretprobe/") {
-			return link.Kprobe(spec.AttachTo, program, nil)
+			a.link, err = link.Kprobe(spec.AttachTo, a.program, nil)
+			break
 		}
-		l, err := link.Kretprobe(spec.AttachTo, program, &link.KprobeOptions{RetprobeMaxActive: returnProbes, TraceFSPrefix: "latpush"})
+		a.probe = fmt.Sprintf("latpush_%08x", rand.Uint32())
+		a.link, err = link.Kretprobe(spec.AttachTo, a.program, &link.KprobeOptions{RetprobeMaxActive: returnProbes, TraceFSPrefix: a.probe})
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			l, err = link.Kretprobe(spec.AttachTo, program, nil) // no tracefs: with the kernel's default number
+			a.probe = ""
+			a.link, err = link.Kretprobe(spec.AttachTo, a.program, nil) // no tracefs: with the kernel's default number
 		}
-		return l, err
+	default:
+		err = fmt.Errorf("program type %s is not one that hooks have", spec.Type)
 	}
-	return nil, fmt.Errorf("program type %s is not one that hooks have", spec.Type)
+	return err
 }

@@ -316,14 +316,7 @@ func configureBlock(spec *ebpf.CollectionSpec, config *SourceConfig, e *environm
 	if err != nil {
 		return err
 	}
-	if err := setVariable(spec, "rq_argument", argument); err != nil {
-		return err
-	}
-	now, err := monotonic()
-	if err != nil {
-		return err
-	}
-	return setVariable(spec, "attached_ns", now)
+	return setVariable(spec, "rq_argument", argument)
 }
 
 func configureSyscalls(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error {

@@ -30,6 +30,9 @@ type SourceConfig struct {
 	// MaxLabelSets bounds the label sets of a source whose labels are not a fixed list (block). Events of further label sets are
 	// counted under the label value "other". The default is 256.
 	MaxLabelSets int `yaml:"max_label_sets,omitempty"`
+	// MaxCPU bounds what the source's programs may take of the CPU on average of a minute: those of a source that takes more are detached for a
+	// while. 0 is no bound. The default is the configuration's own `max_cpu`, and of that DefaultMaxCPU.
+	MaxCPU *Cores `yaml:"max_cpu,omitempty"`
 	// Allow lists the system calls to time (syscalls). The default is DefaultSyscalls.
 	Allow []string `yaml:"allow,omitempty"`
 }
@@ -115,6 +118,7 @@ func (c *SourceConfig) Validate() error {
 	if err := c.Histogram.Validate(); err != nil {
 		errs = append(errs, &KeyError{Key: "histogram", Err: err})
 	}
+	errs = append(errs, c.validateMaxCPU())
 	if c.Histogram == Exponential && c.Buckets != nil && c.Buckets.Exponential == nil {
 		errs = append(errs, keyErrorf("buckets", "exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 100ns, max: 64s}}, "+
 			"or leave the key out)"))
@@ -146,11 +150,12 @@ func (c *SourceConfig) bounds() []uint64 {
 	return (&BucketsConfig{Exp2: &Exp2Config{Min: Duration(time.Microsecond), Count: 27}}).Nanoseconds()
 }
 
-// countsAs tells whether the kernel counts the same for both: how histograms are sent is nothing to the programs.
+// countsAs tells whether the kernel counts the same for both: how histograms are sent, and what the programs may cost, is nothing to them.
 func (c *SourceConfig) countsAs(other *SourceConfig) bool {
 	a, b := *c, *other
 	a.Histogram, b.Histogram = "", ""
 	a.Buckets, b.Buckets = nil, nil
+	a.MaxCPU, b.MaxCPU = nil, nil
 	return reflect.DeepEqual(a, b) && slices.Equal(c.bounds(), other.bounds())
 }
 

@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 			fmt.Println(err)
 		}
 		os.Exit(1) // it ends by itself
+	case "storm":
+		fmt.Println(stormUntilEOF())
+		os.Exit(0)
 	case "reader":
 		if err := readInCgroup(); err != nil {
 			fmt.Println(err)

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +21,7 @@ const (
 	Waiting   = "waiting"    // for its module to be loaded
 	Missing   = "missing"    // HookStatus.Err says why
 	NotNeeded = "not needed" // on this kernel other hooks see the events
+	Detached  = "detached"   // for a while: the source takes too much of the CPU
 )
 
 // Options are what all sources share.
@@ -26,6 +29,19 @@ type Options struct {
 	Log *slog.Logger // nil: nothing is logged
 	// Ways limits how hooks may be attached, to some of Fentry, Kprobe, TpBTF, RawTracepoint and Tracepoint. Empty: in every way.
 	Ways []string
+
+	returns int                             // how many calls a kretprobe can follow at once; 0: defaultReturnProbes
+	times   *timing                         // nil: defaultTiming
+	tamper  func(spec *ebpf.CollectionSpec) // in tests: changes what is loaded
+}
+
+func (o *Options) returnProbes() int { return cmp.Or(o.returns, defaultReturnProbes) }
+
+func (o *Options) timing() timing {
+	if o.times == nil {
+		return defaultTiming()
+	}
+	return *o.times
 }
 
 func (o *Options) allows(how string) bool { return len(o.Ways) == 0 || slices.Contains(o.Ways, how) }
@@ -38,6 +54,9 @@ type Status struct {
 	Memory  uint64        // bytes of kernel memory that its maps had when they were made
 	Hooks   []HookStatus
 	Err     error // why the source is not loaded at all
+
+	Cost     Cost
+	Detached map[string]time.Duration // how long the programs were detached, by reason
 }
 
 // Attached returns whether any hook of the source is attached.
@@ -48,7 +67,7 @@ func (s *Status) Attached() bool {
 // HookStatus says what became of a hook.
 type HookStatus struct {
 	Name string
-	How  string // a way, or Waiting, Missing or NotNeeded
+	How  string // a way, or Waiting, Missing, NotNeeded or Detached
 	Err  error  // why it is not attached
 }
 
@@ -61,6 +80,7 @@ type Kernel struct {
 	options Options
 	cancel  context.CancelFunc
 	watcher sync.WaitGroup
+	budget  *overseer // of which the sources are guarded by mu
 
 	mu          sync.Mutex // guards all below
 	environment *environment
@@ -85,10 +105,11 @@ func Open(ctx context.Context, configs []SourceConfig, o Options) (*Kernel, erro
 	watch, cancel := context.WithCancel(ctx)
 	k.cancel = cancel
 	k.watcher.Go(func() { k.attachLate(watch) })
+	k.watcher.Go(func() { k.budget.run(watch) })
 	return k, nil
 }
 
-// newKernel is Open without the watch for modules.
+// newKernel is Open without the watch for modules and costs.
 func newKernel(configs []SourceConfig, o Options) (*Kernel, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -102,6 +123,7 @@ func newKernel(configs []SourceConfig, o Options) (*Kernel, error) {
 		o.Log.Warn("locked memory stays limited, so maps may not fit (grant CAP_SYS_RESOURCE)", "err", err)
 	}
 	k := &Kernel{log: o.Log, options: o, environment: newEnvironment(&o), cancel: func() {}}
+	k.budget = &overseer{log: o.Log, timing: o.timing(), statistics: enableStatistics, lock: &k.mu, sources: k.metered}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k, k.reconfigure(configs)
@@ -128,6 +150,7 @@ func (k *Kernel) reconfigure(configs []SourceConfig) error {
 		i := slices.IndexFunc(old, func(s *configuredSource) bool { return s.loaded != nil && s.config.countsAs(&config) })
 		if i >= 0 {
 			old[i].config = config
+			k.budget.rebound(old[i].loaded, config.maxCPU())
 			k.sources = append(k.sources, old[i])
 			old = slices.Delete(old, i, i+1)
 			continue
@@ -184,7 +207,7 @@ func (k *Kernel) Read() ([]Sample, []Loss, error) {
 	var losses []Loss
 	k.samples = k.samples[:0]
 	for _, s := range k.sources {
-		if s.loaded == nil || !s.loaded.attached() {
+		if s.loaded == nil || !s.loaded.reports() {
 			continue
 		}
 		for _, t := range s.loaded.tables {
@@ -218,9 +241,19 @@ func (k *Kernel) Sources() []Status {
 			all = append(all, Status{Source: s.config.Name, Metrics: s.config.Metrics(), Err: s.err})
 			continue
 		}
-		all = append(all, s.loaded.status())
+		status := s.loaded.status()
+		status.Cost.Err = k.budget.unknown
+		all = append(all, status)
 	}
 	return all
+}
+
+// Measure measures for a time, such as 1s, what each source costs; it is in their Status then. The error says why it cannot be measured.
+func (k *Kernel) Measure(ctx context.Context, length time.Duration) error {
+	k.budget.measure(ctx, length)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.budget.unknown
 }
 
 // Close detaches all programs and removes all maps.

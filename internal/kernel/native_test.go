@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bufio"
+	"cmp"
 	"os"
 	"runtime"
 	"slices"
@@ -15,13 +16,22 @@ import (
 
 // Tests that attach to the running kernel's tracepoints, do a known amount of work and demand the same amount in the histograms.
 
-// open runs sources and demands that each hook of each is attached in the given way, or in any if how is empty.
+// open runs sources and demands that each hook of each is attached in the given way, or in any if how is empty. A source may cost whatever the
+// tests' work makes it cost, unless its configuration says otherwise.
 func open(t *testing.T, how string, configs ...SourceConfig) *Kernel {
 	t.Helper()
 	var o Options
 	if how != "" {
 		o.Ways = []string{how}
 	}
+	for i := range configs {
+		configs[i].MaxCPU = cmp.Or(configs[i].MaxCPU, new(Cores))
+	}
+	return openWith(t, o, configs...)
+}
+
+func openWith(t *testing.T, o Options, configs ...SourceConfig) *Kernel {
+	t.Helper()
 	k, err := Open(t.Context(), configs, o)
 	if err != nil {
 		t.Fatal(err)
@@ -36,8 +46,8 @@ func open(t *testing.T, how string, configs ...SourceConfig) *Kernel {
 			t.Fatalf("source %s: %v", s.Source, s.Err)
 		}
 		for _, h := range s.Hooks {
-			if h.Err != nil || (how != "" && h.How != how) {
-				t.Fatalf("hook %s of %s is %s, want %q: %v", h.Name, s.Source, h.How, how, h.Err)
+			if h.Err != nil || !o.allows(h.How) {
+				t.Fatalf("hook %s of %s is %s, want one of %q: %v", h.Name, s.Source, h.How, o.Ways, h.Err)
 			}
 		}
 	}

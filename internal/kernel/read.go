@@ -209,6 +209,9 @@ func (t *table) add(key []byte, perCPU []uint64) {
 	}
 }
 
+// lossesMap holds the losses of a source.
+const lossesMap = "losses"
+
 // lossReader reads struct losses, whose members are the reasons.
 type lossReader struct {
 	m       *ebpf.Map
@@ -247,57 +250,4 @@ func (r *lossReader) read() ([]uint64, error) {
 		}
 	}
 	return events, nil
-}
-
-// Reasons that the kernel counts itself, beside the members of struct losses.
-const (
-	reasonRecursion = "recursion" // a program was already running on that CPU
-	reasonMissed    = "missed"    // the kernel had no room to follow another call of a probed function
-)
-
-// lost returns the losses of a source.
-func (s *loadedSource) lost() ([]Loss, error) {
-	events, err := s.losses.read()
-	if err != nil {
-		return nil, fmt.Errorf("read losses of source %s: %w", s.source.name, err)
-	}
-	var losses []Loss
-	for i, reason := range s.losses.reasons {
-		losses = append(losses, Loss{Source: s.source.name, Reason: reason, Events: events[i]})
-	}
-	var recursion, missed uint64
-	for _, h := range s.hooks {
-		for _, a := range h.attached {
-			recursion += a.recursionMisses()
-			missed += a.missed()
-		}
-	}
-	return append(losses,
-		Loss{Source: s.source.name, Reason: reasonRecursion, Events: recursion},
-		Loss{Source: s.source.name, Reason: reasonMissed, Events: missed}), nil
-}
-
-// recursionMisses returns how often the kernel skipped the program because it was running on that CPU (5.12).
-func (a *attachment) recursionMisses() uint64 {
-	stats, err := a.program.Stats()
-	if err != nil {
-		return 0
-	}
-	return stats.RecursionMisses
-}
-
-// missed returns how often the kernel skipped a probe (6.6).
-func (a *attachment) missed() uint64 {
-	if a.program.Type() != ebpf.Kprobe {
-		return 0
-	}
-	info, err := a.link.Info()
-	if err != nil {
-		return 0
-	}
-	event := info.PerfEvent()
-	if event == nil || event.Kprobe() == nil {
-		return 0
-	}
-	return event.Kprobe().Missed
 }

@@ -28,6 +28,8 @@ type loadedSource struct {
 	hooks       []loadedHook
 	since       time.Duration // CLOCK_BOOTTIME when counting could begin
 	memory      uint64        // bytes that the maps had in the kernel when they were made
+	account     account
+	gone        skipped // by programs that were detached since
 }
 
 // loadedHook is a hook and what became of it.
@@ -36,6 +38,7 @@ type loadedHook struct {
 	attached []attachment
 	how      string // empty: not attached
 	waiting  bool   // for its module
+	detached bool   // with the whole source, until it is attached again
 	err      error  // why not attached
 }
 
@@ -54,6 +57,7 @@ func loadSource(config *SourceConfig, o *Options, e *environment) (*loadedSource
 		return nil, err
 	}
 	s.since = since
+	s.account = newAccount(o.timing(), config.maxCPU(), time.Now())
 	if err := s.makeMaps(); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -77,10 +81,22 @@ func (s *loadedSource) prepare() error {
 	if err := setBounds(spec, s.config.bounds()); err != nil {
 		return err
 	}
-	if s.source.configure == nil {
-		return nil
+	now, err := monotonic()
+	if err != nil {
+		return err
 	}
-	return s.source.configure(spec, &s.config, s.environment)
+	if err := setVariable(spec, "loaded_ns", now); err != nil {
+		return err
+	}
+	if s.source.configure != nil {
+		if err := s.source.configure(spec, &s.config, s.environment); err != nil {
+			return err
+		}
+	}
+	if s.options.tamper != nil {
+		s.options.tamper(spec)
+	}
+	return nil
 }
 
 // makeMaps creates the maps and what the programs expect to find in them.
@@ -100,7 +116,7 @@ func (s *loadedSource) makeMaps() error {
 		}
 		s.tables = append(s.tables, t)
 	}
-	s.losses, err = newLossReader(s.maps["losses"], s.spec.Maps["losses"])
+	s.losses, err = newLossReader(s.maps[lossesMap], s.spec.Maps[lossesMap])
 	return err
 }
 
@@ -217,6 +233,11 @@ func (s *loadedSource) present(h *hook) bool {
 	return s.environment.hasBuiltin(h)
 }
 
+// reports returns whether there is anything to report: a hook that is attached, or was.
+func (s *loadedSource) reports() bool {
+	return s.attached() || slices.ContainsFunc(s.hooks, func(h loadedHook) bool { return h.detached })
+}
+
 // waits returns whether a hook of the source waits for its module.
 func (s *loadedSource) waits() bool {
 	return slices.ContainsFunc(s.hooks, func(h loadedHook) bool { return h.waiting })
@@ -227,7 +248,10 @@ func (s *loadedSource) attached() bool {
 }
 
 func (s *loadedSource) status() Status {
-	status := Status{Source: s.source.name, Loaded: s.since, Memory: s.memory}
+	status := Status{
+		Source: s.source.name, Loaded: s.since, Memory: s.memory, Cost: s.cost(),
+		Detached: map[string]time.Duration{ReasonBudget: s.account.detachedFor(time.Now())},
+	}
 	for _, m := range s.source.metrics {
 		status.Metrics = append(status.Metrics, m.name)
 	}
@@ -246,6 +270,8 @@ func (h *loadedHook) status() HookStatus {
 	case h.how != "":
 	case h.waiting:
 		status.How = Waiting
+	case h.detached:
+		status.How = Detached
 	case errors.Is(h.err, errAbsent) && h.absent != "":
 		status.How, status.Err = NotNeeded, errors.New(h.absent)
 	default:
@@ -254,15 +280,11 @@ func (h *loadedHook) status() HookStatus {
 	return status
 }
 
-// close detaches the source's programs, starts before ends, and removes its maps.
+// close detaches the source's programs and removes its maps.
 func (s *loadedSource) close() error {
 	var errs []error
 	for i := range s.hooks {
-		h := &s.hooks[i]
-		for _, a := range slices.Backward(h.attached) {
-			errs = append(errs, a.close())
-		}
-		h.attached, h.how = nil, ""
+		errs = append(errs, s.hooks[i].remove())
 	}
 	if s.inFlight != nil {
 		errs = append(errs, s.inFlight.close())

@@ -112,7 +112,7 @@ func attachTwin(t *testing.T) (detach func()) {
 func attachSource(way string) func(*testing.T) func() {
 	return func(t *testing.T) func() {
 		t.Helper()
-		k, err := kernel.Open(t.Context(), []kernel.SourceConfig{{Name: "nfs"}}, kernel.Options{Ways: []string{way}})
+		k, err := kernel.Open(t.Context(), []kernel.SourceConfig{{Name: "nfs", MaxCPU: new(kernel.Cores)}}, kernel.Options{Ways: []string{way}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,7 +16,7 @@ func TestNFSAttachesLate(t *testing.T) {
 	if guest.ModuleLoaded("nfs") {
 		t.Fatal("module nfs is loaded from the start")
 	}
-	k, err := kernel.Open(t.Context(), []kernel.SourceConfig{{Name: "nfs"}}, kernel.Options{})
+	k, err := kernel.Open(t.Context(), []kernel.SourceConfig{{Name: "nfs", MaxCPU: new(kernel.Cores)}}, kernel.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,9 @@ func open(t *testing.T, how string, configs ...kernel.SourceConfig) *kernel.Kern
 	if how != "" {
 		o.Ways = []string{how}
 	}
+	for i := range configs {
+		configs[i].MaxCPU = new(kernel.Cores) // an emulated CPU takes long
+	}
 	k, err := kernel.Open(t.Context(), configs, o)
 	if err != nil {
 		t.Fatal(err)
