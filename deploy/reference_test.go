@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,5 +97,37 @@ func TestReferenceIsWhatTheCatalogueSays(t *testing.T) {
 				t.Errorf("reference.md says nothing about %s of %s", part, name)
 			}
 		}
+	}
+}
+
+// The page explains every reason for which events are lost, and no other.
+func TestReferenceExplainsEveryLoss(t *testing.T) {
+	page, err := os.ReadFile("reference.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(page), "\n## Losses\n")
+	text, _, _ = strings.Cut(text, "\n## ")
+	var explained []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|").FindAllStringSubmatch(text, -1) {
+		explained = append(explained, row[1])
+	}
+	k, err := kernel.Open(t.Context(), kernel.DefaultConfigs(), kernel.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	_, losses, err := k.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known []string
+	for _, loss := range losses {
+		known = append(known, loss.Reason)
+	}
+	slices.Sort(explained)
+	slices.Sort(known)
+	if known = slices.Compact(known); len(known) == 0 || !slices.Equal(explained, known) {
+		t.Errorf("reference.md explains %v, the sources report %v", explained, known)
 	}
 }

@@ -5,5 +5,6 @@
 //
 // How a hook is attached is found out by trying, from the cheapest way to the one that works everywhere, and by asking the kernel for its
 // features, never by its version. What can go wrong: a kernel, a privilege or a module that a source needs is not there. Such a source says
-// so in its Status and never stops the others. A hook whose module is not loaded yet is attached when the module comes.
+// so in its Status and never stops the others. A hook whose module is not loaded yet is attached when the module comes. A source that takes more of
+// the CPU than it may is detached, and attached again later; what it has counted stays.
 package kernel

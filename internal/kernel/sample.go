@@ -31,6 +31,6 @@ type Sample struct {
 // Loss counts events of one source that could not be counted in a histogram, for one reason.
 type Loss struct {
 	Source string
-	Reason string // a word such as "in_flight_full", "histograms_full", "no_start", "missed"
+	Reason string // a word such as "in_flight_full"; deploy/reference.md explains all
 	Events uint64 // since the source was loaded
 }

@@ -66,7 +66,7 @@ func runAgent(t *testing.T, url string) (stop func()) {
 	t.Helper()
 	folder := t.TempDir()
 	file := filepath.Join(folder, "latpush.yml")
-	text := fmt.Sprintf("interval: 1s\nsources: [{name: nfs}]\nremote_write: [{url: %s/api/v1/write}]\nspool: {directory: %s/spool}\n", url, folder)
+	text := fmt.Sprintf("interval: 1s\nmax_cpu: 0\nsources: [{name: nfs}]\nremote_write: [{url: %s/api/v1/write}]\nspool: {directory: %s/spool}\n", url, folder)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
