@@ -61,7 +61,7 @@ func (a *attachment) usage() usage {
 // detach takes the programs out of the kernel, those of waiting hooks with them. The maps, and with them what has been counted, stay.
 func (s *loadedSource) detach(why error) error {
 	s.gone = s.skipped()
-	var errs []error
+	errs := []error{s.closeInFlight()}
 	for i := range s.hooks {
 		h := &s.hooks[i]
 		if h.how == "" && !h.waiting {
@@ -95,6 +95,7 @@ func (s *loadedSource) attachAgain() (string, error) {
 		}
 	}
 	s.attachMissing()
+	s.watchInFlight()
 	return s.summary(), nil
 }
 

@@ -35,6 +35,23 @@ type inFlightReader struct {
 	tables  []*gaugeTable
 }
 
+// watchInFlight prepares the gauges of a source that has some.
+func (s *loadedSource) watchInFlight() {
+	if s.source.inFlight != nil {
+		s.inFlight, s.inFlightErr = s.newInFlightReader()
+	}
+}
+
+// closeInFlight ends the gauges of a source.
+func (s *loadedSource) closeInFlight() error {
+	if s.inFlight == nil {
+		return nil
+	}
+	r := s.inFlight
+	s.inFlight = nil
+	return r.close()
+}
+
 // newInFlightReader prepares the gauges of a source. With an error there is nothing to close.
 func (s *loadedSource) newInFlightReader() (*inFlightReader, error) {
 	r := &inFlightReader{}

@@ -282,6 +282,9 @@ func TestEverySourceIsAttachedAgain(t *testing.T) {
 		if err := s.detach(errors.New("test")); err != nil {
 			t.Error(err)
 		}
+		if s.inFlight != nil {
+			t.Errorf("%s: an iterator is left", s.name())
+		}
 		if s.waits() || s.attached() || !s.reports() {
 			t.Errorf("%s: waits %t, is attached %t, reports %t", s.name(), s.waits(), s.attached(), s.reports())
 		}
@@ -306,6 +309,12 @@ func TestEverySourceIsAttachedAgain(t *testing.T) {
 			if was := before.Hooks[j]; h.How != was.How || h.Attached() != was.Attached() {
 				t.Errorf("%s: hook %s was %s and is %s: %v (%s)", s.name(), h.Name, was.How, h.How, h.Err, hooks)
 			}
+		}
+		if gauges := s.source.inFlight != nil; gauges != (s.inFlight != nil) || s.inFlightErr != nil {
+			t.Errorf("%s: has gauges %t, reads them %t: %v", s.name(), gauges, s.inFlight != nil, s.inFlightErr)
+		}
+		if _, _, err := k.Read(); err != nil {
+			t.Error(err)
 		}
 		if after.Loaded != before.Loaded {
 			t.Errorf("%s: counting began at %v, and then at %v", s.name(), before.Loaded, after.Loaded)

@@ -65,9 +65,7 @@ func loadSource(config *SourceConfig, o *Options, e *environment) (*loadedSource
 		s.hooks = append(s.hooks, loadedHook{hook: h})
 	}
 	s.attachMissing()
-	if description.inFlight != nil {
-		s.inFlight, s.inFlightErr = s.newInFlightReader()
-	}
+	s.watchInFlight()
 	return s, nil
 }
 
@@ -286,10 +284,7 @@ func (s *loadedSource) close() error {
 	for i := range s.hooks {
 		errs = append(errs, s.hooks[i].remove())
 	}
-	if s.inFlight != nil {
-		errs = append(errs, s.inFlight.close())
-		s.inFlight = nil
-	}
+	errs = append(errs, s.closeInFlight())
 	for _, m := range s.maps {
 		errs = append(errs, m.Close())
 	}
