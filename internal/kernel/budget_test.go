@@ -346,7 +346,7 @@ func TestUnknownCosts(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
 		defer cancel()
 		o.run(ctx)
-		if !s.on || o.unknown != cause || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "cost of sources is not known") {
+		if !s.on || !errors.Is(o.unknown, cause) || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "cost of sources is not known") {
 			t.Errorf("attached %t, %v, log:\n%s", s.on, o.unknown, log.String())
 		}
 		if tries < 10 || tries > 40 {
