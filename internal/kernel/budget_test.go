@@ -235,6 +235,10 @@ func TestPausesGrow(t *testing.T) {
 			t.Errorf("attached for %v after pause %d", took, i)
 		}
 	}
+	// It takes a whole CPU, but only while it is attached.
+	if cpu, most := s.account.cpu, float64(11*len(detached)); cpu < float64(len(detached)) || cpu > most {
+		t.Errorf("%.1f s of CPU time, want at most %.0f s", cpu, most)
+	}
 	if got := s.account.away; (got - away).Abs() > 15*time.Second {
 		t.Errorf("detached for %v in all, want %v", got, away)
 	}
