@@ -35,6 +35,23 @@ type inFlightReader struct {
 	tables  []*gaugeTable
 }
 
+// openInFlight prepares the gauges of a source that has some.
+func (s *loadedSource) openInFlight() {
+	if s.source.inFlight != nil {
+		s.inFlight, s.inFlightErr = s.newInFlightReader()
+	}
+}
+
+// closeInFlight removes the iterator.
+func (s *loadedSource) closeInFlight() error {
+	if s.inFlight == nil {
+		return nil
+	}
+	err := s.inFlight.close()
+	s.inFlight = nil
+	return err
+}
+
 // newInFlightReader prepares the gauges of a source. With an error there is nothing to close.
 func (s *loadedSource) newInFlightReader() (*inFlightReader, error) {
 	r := &inFlightReader{}
