@@ -20,7 +20,7 @@ type detachCommand struct {
 
 func (c *command) addDetach(app *kingpin.Application, commands map[string]func() error) {
 	d := &detachCommand{command: c}
-	clause := app.Command("detach", "Remove the programs that an agent has left in the kernel, and what they have counted. The next start does the same, or goes on with them.")
+	clause := app.Command("detach", "Remove the programs that an agent has left in the kernel, and their counts.")
 	clause.Flag("pin-path", "Directory of the pins. The default is pin_path of the configuration file.").StringVar(&d.pinPath)
 	commands["detach"] = d.run
 }
