@@ -27,7 +27,9 @@ const pinPath = "/sys/fs/bpf/latpush-test"
 
 func pinned(ways []string) kernel.Options { return kernel.Options{PinPath: pinPath, Ways: ways} }
 
-func nfsAndSoftirq() []kernel.SourceConfig { return []kernel.SourceConfig{{Name: "nfs"}, {Name: "softirq"}} }
+func nfsAndSoftirq() []kernel.SourceConfig {
+	return []kernel.SourceConfig{{Name: "nfs"}, {Name: "softirq"}}
+}
 
 // livePinned runs the sources until it is killed, and says since when they are loaded.
 func livePinned(text string) error {
