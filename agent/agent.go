@@ -100,7 +100,7 @@ func (a *Agent) open(ctx context.Context) error {
 	for _, r := range prepared {
 		a.install(r)
 	}
-	if a.kernel, err = a.rooms.OpenKernel(ctx, a.config.Sources); err != nil {
+	if a.kernel, err = a.rooms.OpenKernel(ctx, a.config.Sources, a.config.PinPath); err != nil {
 		return fmt.Errorf("open kernel: %w", err)
 	}
 	a.forget(a.config)

@@ -112,7 +112,7 @@ func (r *rooms) appended() []*latency.Snapshot {
 	return slices.Clone(r.snapshots)
 }
 
-func (r *rooms) OpenKernel(_ context.Context, configs []kernel.SourceConfig) (Kernel, error) {
+func (r *rooms) OpenKernel(_ context.Context, configs []kernel.SourceConfig, _ string) (Kernel, error) {
 	r.note("open kernel")
 	if err := r.openErr["kernel"]; err != nil {
 		return nil, err

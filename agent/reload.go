@@ -12,6 +12,9 @@ import (
 // errSpoolChanged is why a configuration with another spool is not taken over by a running agent: its cursors belong to the old one.
 var errSpoolChanged = errors.New("the spool cannot change while latpush runs (restart it)")
 
+// errPinPathChanged is why the pins stay where they are: the programs that are pinned there go on.
+var errPinPathChanged = errors.New("the directory of the pins cannot change while latpush runs (restart it)")
+
 // reload loads the configuration again and takes it over. If anything is wrong with it, the old one stays in force as a whole.
 func (a *Agent) reload(ctx context.Context) {
 	loaded, err := a.load()
@@ -31,6 +34,9 @@ func (a *Agent) reload(ctx context.Context) {
 func (a *Agent) change(ctx context.Context, loaded *config.Config) error {
 	if !reflect.DeepEqual(a.config.Spool, loaded.Spool) {
 		return fmt.Errorf("compare spool.directory and its bounds: %w", errSpoolChanged)
+	}
+	if a.config.PinPath != loaded.PinPath {
+		return fmt.Errorf("compare pin_path: %w", errPinPathChanged)
 	}
 	prepared, err := a.prepare(loaded)
 	if err != nil {

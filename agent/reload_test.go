@@ -164,6 +164,11 @@ func TestReloadKeepsTheOldConfigurationIfTheNewOneIsBad(t *testing.T) {
 			logged: "the spool cannot change while latpush runs",
 		},
 		{
+			name:   "other pins",
+			change: func(_ *stand, c *config.Config) { c.PinPath = "/run/bpf/latpush" },
+			logged: "the directory of the pins cannot change while latpush runs",
+		},
+		{
 			name: "a receiver that cannot be made",
 			change: func(s *stand, c *config.Config) {
 				s.rooms.openErr["client"] = errTest

@@ -60,7 +60,8 @@ type Client interface {
 
 // Rooms opens the rooms of the one path that the agent wires together.
 type Rooms interface {
-	OpenKernel(ctx context.Context, configs []kernel.SourceConfig) (Kernel, error)
+	// OpenKernel loads the sources, pinned below a directory on a BPF file system unless that is empty.
+	OpenKernel(ctx context.Context, configs []kernel.SourceConfig, pinPath string) (Kernel, error)
 	OpenSpool(o spool.Options) (Spool, error)
 	// OpenQuarantine opens the folder of requests that are set apart, of that many bytes at most.
 	OpenQuarantine(directory string, maxBytes int64) (Quarantine, error)

@@ -26,8 +26,8 @@ type system struct {
 	registry prometheus.Registerer
 }
 
-func (s system) OpenKernel(ctx context.Context, configs []kernel.SourceConfig) (Kernel, error) {
-	return kernel.Open(ctx, configs, kernel.Options{Log: s.log})
+func (s system) OpenKernel(ctx context.Context, configs []kernel.SourceConfig, pinPath string) (Kernel, error) {
+	return kernel.Open(ctx, configs, kernel.Options{Log: s.log, PinPath: pinPath})
 }
 
 func (s system) OpenSpool(o spool.Options) (Spool, error) {

@@ -55,10 +55,11 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if example.Interval != defaults.Interval || example.ShutdownTimeout != defaults.ShutdownTimeout ||
-		example.ClockSyncTimeout != defaults.ClockSyncTimeout || example.Histogram != defaults.Histogram || example.MaxCPU != defaults.MaxCPU {
-		t.Errorf("interval %v, shutdown_timeout %v, clock_sync_timeout %v, histogram %s and max_cpu %v, the defaults are %v, %v, %v, %s and %v",
-			example.Interval, example.ShutdownTimeout, example.ClockSyncTimeout, example.Histogram, example.MaxCPU,
-			defaults.Interval, defaults.ShutdownTimeout, defaults.ClockSyncTimeout, defaults.Histogram, defaults.MaxCPU)
+		example.ClockSyncTimeout != defaults.ClockSyncTimeout || example.Histogram != defaults.Histogram || example.MaxCPU != defaults.MaxCPU ||
+		example.PinPath != defaults.PinPath {
+		t.Errorf("interval %v, shutdown_timeout %v, clock_sync_timeout %v, histogram %s, max_cpu %v and pin_path %s, the defaults are %v, %v, %v, %s, %v and %s",
+			example.Interval, example.ShutdownTimeout, example.ClockSyncTimeout, example.Histogram, example.MaxCPU, example.PinPath,
+			defaults.Interval, defaults.ShutdownTimeout, defaults.ClockSyncTimeout, defaults.Histogram, defaults.MaxCPU, defaults.PinPath)
 	}
 	// Zero values are the spool's defaults, so the example's must be those that its documentation names.
 	want := defaults.Spool

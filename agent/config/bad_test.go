@@ -121,6 +121,9 @@ func badFiles() map[string][]string {
 		"password_twice": {
 			"FILE:3: remote_write[0].basic_auth: at most one of basic_auth password, password_file & password_ref must be configured",
 		},
+		"pin_path": {
+			`FILE:2: pin_path: "latpush" does not begin with / (name a directory on a BPF file system, such as /sys/fs/bpf/latpush, or "" to pin nothing)`,
+		},
 		"receiver_types": {
 			`FILE:3: remote_write[0].remote_timeout: not a valid duration string: "30" (a number with a unit: ms, s, m, h, d, w or y)`,
 			"FILE:4: remote_write[0].follow_redirects: expected true or false, not a single value",
@@ -138,7 +141,7 @@ func badFiles() map[string][]string {
 			"FILE:2: shutdown_timeout: 1h is not between 0s and 10m",
 		},
 		"similar_keys": {
-			"FILE:2: spool_size: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, max_cpu, remote_write, shutdown_timeout, sources, spool)",
+			"FILE:2: spool_size: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, max_cpu, pin_path, remote_write, shutdown_timeout, sources, spool)",
 			`FILE:3: spool.fsync: "sometimes" is unknown (always, never or a duration such as 10s)`,
 		},
 		"source_scalar": {
@@ -197,7 +200,7 @@ func badFiles() map[string][]string {
 			"FILE:2: intervall: unknown key (did you mean interval?)",
 		},
 		"unknown_key_far": {
-			"FILE:2: scrape_configs: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, max_cpu, remote_write, shutdown_timeout, sources, spool)",
+			"FILE:2: scrape_configs: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, max_cpu, pin_path, remote_write, shutdown_timeout, sources, spool)",
 		},
 		"unknown_nested_key": {
 			"FILE:4: remote_write[0].tls_config.ca_fil: unknown key (did you mean ca_file?)",

@@ -42,6 +42,8 @@ const (
 	DefaultSpoolDirectory = "/var/lib/latpush"
 	// DefaultQuarantineMaxSize holds some hundred full requests.
 	DefaultQuarantineMaxSize = 16 * units.MiB
+	// DefaultPinPath is below the place where systemd mounts the BPF file system.
+	DefaultPinPath = "/sys/fs/bpf/latpush"
 	// DefaultJob is the value of the label `job`. The label `instance` is by default the host name.
 	DefaultJob = "latpush"
 )
@@ -76,6 +78,9 @@ type Config struct {
 	Sources Sources `yaml:"sources"`
 	// RemoteWrite are the receivers, at least one. After Load each has a name of its own.
 	RemoteWrite []upload.Config `yaml:"remote_write"`
+	// PinPath is the directory on a BPF file system where programs and counts outlive a crash of the agent. The default is DefaultPinPath; if it is
+	// empty, they end with the agent.
+	PinPath string `yaml:"pin_path"`
 	// Spool is where snapshots wait for their receivers.
 	Spool Spool `yaml:"spool"`
 }
@@ -141,6 +146,7 @@ func parseConfig(file string, text []byte, host identity.Host) (*Config, error) 
 		ShutdownTimeout: DefaultShutdownTimeout,
 		Histogram:       kernel.Classic,
 		MaxCPU:          kernel.DefaultMaxCPU,
+		PinPath:         DefaultPinPath,
 		Spool:           Spool{Options: spool.Options{Directory: DefaultSpoolDirectory}, QuarantineMaxSize: DefaultQuarantineMaxSize},
 	}
 	doc.check(reflect.TypeFor[Config]())
@@ -150,6 +156,7 @@ func parseConfig(file string, text []byte, host identity.Host) (*Config, error) 
 	c.labels(doc, host)
 	c.sources(doc)
 	c.receivers(doc)
+	c.pinPath(doc)
 	c.spool(doc)
 	if len(doc.errs) > 0 {
 		return nil, doc.errs.sorted()
@@ -330,6 +337,18 @@ func twiceNamed(name string, line int, named bool) error {
 		return fmt.Errorf("name %s is given twice (first in line %d)", name, line)
 	}
 	return fmt.Errorf("two receivers have the same url and no name (the first is in line %d; give each a name of its own)", line)
+}
+
+func (c *Config) pinPath(doc *document) {
+	const key = "pin_path"
+	if !doc.decode(lookup(doc.root, key), key, &c.PinPath) || c.PinPath == "" {
+		return
+	}
+	if !filepath.IsAbs(c.PinPath) {
+		doc.report(doc.line(key), key, fmt.Errorf("%q does not begin with / (name a directory on a BPF file system, such as %s, or \"\" to pin nothing)",
+			c.PinPath, DefaultPinPath))
+	}
+	c.PinPath = filepath.Clean(c.PinPath)
 }
 
 func (c *Config) spool(doc *document) {

@@ -92,6 +92,9 @@ func TestDefaults(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"job": "latpush", "instance": "edge-1"}, c.ExternalLabels); diff != "" {
 		t.Errorf("external_labels (-want +got):\n%s", diff)
 	}
+	if c.PinPath != "/sys/fs/bpf/latpush" {
+		t.Errorf("pin_path is %s", c.PinPath)
+	}
 	want := Sources(kernel.DefaultConfigs())
 	for i := range want {
 		want[i].Histogram, want[i].MaxCPU = kernel.Classic, cores(0.01)
@@ -144,6 +147,9 @@ func TestEveryKeyIsRead(t *testing.T) {
 	wantSpool.Directory, wantSpool.MaxBytes, wantSpool.MaxAge, wantSpool.Fsync = "/srv/latpush", 16<<20, model.Duration(7*24*time.Hour), spool.FsyncNever
 	if c.Spool != wantSpool {
 		t.Errorf("spool %+v, want %+v", c.Spool, wantSpool)
+	}
+	if c.PinPath != "/run/bpf/latpush" {
+		t.Errorf("pin_path is %s", c.PinPath)
 	}
 	first, second := c.RemoteWrite[0], c.RemoteWrite[1]
 	if first.Name != "mimir" || first.QueueConfig.MaxSamplesPerSend != 500 || first.Headers["X-Scope-OrgID"] != "edge" {

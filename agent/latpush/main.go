@@ -50,6 +50,7 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	add("run", "Count, and push until SIGTERM or SIGINT. SIGHUP reloads the configuration.", c.run)
 	add("check", "Validate the configuration and print everything that is wrong with it.", c.check)
 	add("sources", "Try every source on this kernel and print how it attaches, or why not.", c.sources)
+	c.addDetach(app, commands)
 	c.addSpool(app, commands)
 	add("version", "Print the version.", c.version)
 

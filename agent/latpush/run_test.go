@@ -153,7 +153,7 @@ func configFile(t *testing.T, url string, more ...string) string {
 
 func rewrite(t *testing.T, file, url, spool string, more ...string) {
 	t.Helper()
-	text := "remote_write: [{name: main, url: " + url + "}]\nspool: {directory: " + spool + "}\n" + strings.Join(more, "\n") + "\n"
+	text := "remote_write: [{name: main, url: " + url + "}]\nspool: {directory: " + spool + "}\npin_path: ''\n" + strings.Join(more, "\n") + "\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestRunReloadsAndStops(t *testing.T) {
 	// A bad file changes nothing but the metric, and says why.
 	rewrite(t, file, url, spool, "interval: 1s", "external_labels: {instance: edge-1}", "sources: [{name: softirq, bucket: {}}]")
 	d.signal(unix.SIGHUP)
-	d.waitLog("latpush.yml:5: sources[0].bucket: unknown key (did you mean buckets?)")
+	d.waitLog("latpush.yml:6: sources[0].bucket: unknown key (did you mean buckets?)")
 	for waitSeries(t, received, `__name__="latpush_config_last_reload_successful"`).value != 0 {
 	}
 

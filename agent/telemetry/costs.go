@@ -29,7 +29,7 @@ func costs(statuses []kernel.Status) []latency.Family {
 		},
 		detached: {
 			Name: "latpush_source_detached_seconds_total", Kind: latency.Counter, LabelNames: []string{"source", "reason"},
-			Help: "Time a source's programs were detached: because they took more of the CPU than max_cpu (budget).",
+			Help: "Time a source's programs were detached: because they took more of the CPU than max_cpu (budget), or went with an agent that was killed (restart).",
 		},
 	}
 	add := func(family int, series latency.Series) {

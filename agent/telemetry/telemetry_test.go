@@ -251,7 +251,7 @@ func TestSources(t *testing.T) {
 		},
 		{
 			Name: "latpush_source_detached_seconds_total", Kind: latency.Counter, LabelNames: []string{"source", "reason"},
-			Help:   "Time a source's programs were detached: because they took more of the CPU than max_cpu (budget).",
+			Help:   "Time a source's programs were detached: because they took more of the CPU than max_cpu (budget), or went with an agent that was killed (restart).",
 			Series: []latency.Series{{LabelValues: []string{"block", "budget"}, Start: 7 * time.Second, Value: 180}},
 		},
 	}

@@ -11,11 +11,20 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// Load returns the specification of the maps and programs of a source, a copy of its own for each call.
-func Load(source string) (*ebpf.CollectionSpec, error) {
+// Read returns the object file of a source.
+func Read(source string) ([]byte, error) {
 	object, err := files.ReadFile(source + suffix)
 	if err != nil {
 		return nil, fmt.Errorf("read object: %w", err)
+	}
+	return object, nil
+}
+
+// Load returns the specification of the maps and programs of a source, a copy of its own for each call.
+func Load(source string) (*ebpf.CollectionSpec, error) {
+	object, err := Read(source)
+	if err != nil {
+		return nil, err
 	}
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {

@@ -100,13 +100,13 @@ func (b *lockedBuffer) String() string {
 	return b.buffer.String()
 }
 
-// configFile writes a configuration that pushes to url every second, with a spool in folder. Sources may cost what they cost on a busy machine,
+// configFile writes a configuration that pushes to url every second, with a spool and pins in folder. Sources may cost what they cost on a busy machine,
 // unless they say otherwise.
 func configFile(t *testing.T, folder, url, sources string) string {
 	t.Helper()
 	path := filepath.Join(folder, "latpush.yml")
-	text := fmt.Sprintf("interval: 1s\nmax_cpu: 0\nexternal_labels: {instance: edge-1}\nsources:\n%s\nremote_write:\n  - url: %s\n    name: main\n"+
-		"    queue_config: {min_backoff: 50ms, max_backoff: 500ms}\nspool:\n  directory: %s\n", sources, url, filepath.Join(folder, "spool"))
+	text := fmt.Sprintf("interval: 1s\nmax_cpu: 0\nexternal_labels: {instance: edge-1}\npin_path: %s\nsources:\n%s\nremote_write:\n  - url: %s\n    name: main\n"+
+		"    queue_config: {min_backoff: 50ms, max_backoff: 500ms}\nspool:\n  directory: %s\n", pinPath(t, folder), sources, url, filepath.Join(folder, "spool"))
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -3,12 +3,12 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // defaultReturnProbes is how many calls a kretprobe can follow at once. The kernel's default, 10 or twice the CPUs, is few for calls that hang.
@@ -24,7 +24,15 @@ type attachment struct {
 	before  usage  // what the program had taken of the CPU when the present measurement began
 }
 
-func (a *attachment) close() error { return errors.Join(a.link.Close(), a.program.Close()) }
+// close detaches the program, unless its link is pinned. The probe of a link that was pinned until now may be in use a moment longer:
+// pinPath.settle removes it.
+func (a *attachment) close() error {
+	err := a.link.Close()
+	if errors.Is(err, unix.EBUSY) {
+		err = nil
+	}
+	return errors.Join(err, a.program.Close())
+}
 
 // errAbsent says that the kernel does not have an event.
 var errAbsent = errors.New("not in this kernel")
@@ -53,12 +61,7 @@ func (s *loadedSource) attachHook(h *hook) ([]attachment, string, error) {
 
 // attachWay attaches all events of a hook in one way, or none.
 func (s *loadedSource) attachWay(h *hook, w way) (attached []attachment, err error) {
-	var names []string
-	for _, suffix := range w.suffixes {
-		for _, event := range h.events {
-			names = append(names, event+"_"+suffix)
-		}
-	}
+	names := h.programs(w.how)
 	programs, err := s.load(names)
 	if err != nil {
 		return nil, err
@@ -78,7 +81,7 @@ func (s *loadedSource) attachWay(h *hook, w way) (attached []attachment, err err
 	for _, name := range names {
 		spec := s.spec.Programs[name]
 		a := attachment{event: spec.AttachTo, program: programs[name]}
-		if err := a.attach(spec, s.options.returnProbes()); err != nil {
+		if err := a.attach(spec, s.options.returnProbes(), s.probe(name)); err != nil {
 			return attached, fmt.Errorf("attach %s: %w", spec.SectionName, err)
 		}
 		attached = append(attached, a)
@@ -124,8 +127,8 @@ func trimVerifierLog(err error) error {
 	return fmt.Errorf("load program: %w: %s", refused.Cause, line)
 }
 
-// attach puts the program into its hook. A return probe can follow that many calls at once.
-func (a *attachment) attach(spec *ebpf.ProgramSpec, returnProbes int) (err error) {
+// attach puts the program into its hook. A return probe can follow that many calls at once, and has that name.
+func (a *attachment) attach(spec *ebpf.ProgramSpec, returnProbes int, probe string) (err error) {
 	switch spec.Type {
 	case ebpf.Tracing:
 		a.link, err = link.AttachTracing(link.TracingOptions{Program: a.program})
@@ -135,11 +138,11 @@ func (a *attachment) attach(spec *ebpf.ProgramSpec, returnProbes int) (err error
 		group, name, _ := strings.Cut(spec.AttachTo, "/")
 		a.link, err = link.Tracepoint(group, name, a.program, nil)
 	case ebpf.Kprobe:
-		if !strings.HasPrefix(spec.SectionName, "kretprobe/") {
+		if !isReturnProbe(spec) {
 			a.link, err = link.Kprobe(spec.AttachTo, a.program, nil)
 			break
 		}
-		a.probe = fmt.Sprintf("latpush_%08x", rand.Uint32())
+		a.probe = probe
 		a.link, err = link.Kretprobe(spec.AttachTo, a.program, &link.KprobeOptions{RetprobeMaxActive: returnProbes, TraceFSPrefix: a.probe})
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			a.probe = ""
@@ -149,4 +152,8 @@ func (a *attachment) attach(spec *ebpf.ProgramSpec, returnProbes int) (err error
 		err = fmt.Errorf("program type %s is not one that hooks have", spec.Type)
 	}
 	return err
+}
+
+func isReturnProbe(spec *ebpf.ProgramSpec) bool {
+	return strings.HasPrefix(spec.SectionName, "kretprobe/")
 }

@@ -70,6 +70,22 @@ type way struct {
 	suffixes []string // a function has one event and several programs, in the order of attaching
 }
 
+// programs returns the names of the programs that attach the hook in one of its ways, in the order of attaching.
+func (h *hook) programs(how string) []string {
+	var names []string
+	for _, w := range h.ways {
+		if w.how != how {
+			continue
+		}
+		for _, suffix := range w.suffixes {
+			for _, event := range h.events {
+				names = append(names, event+"_"+suffix)
+			}
+		}
+	}
+	return names
+}
+
 // tracepoints describes a hook on kernel tracepoints. With classic set, the programs read the formatted records as well.
 func tracepoints(name string, classic bool, events ...string) hook {
 	ways := []way{{TpBTF, []string{"tp_btf"}}, {RawTracepoint, []string{"raw_tp"}}}

@@ -61,6 +61,7 @@ func (a *attachment) usage() usage {
 // detach takes the programs out of the kernel, those of waiting hooks with them. The maps, and with them what has been counted, stay.
 func (s *loadedSource) detach(why error) error {
 	s.gone = s.skipped()
+	s.unpinHooks()
 	errs := []error{s.closeInFlight()}
 	for i := range s.hooks {
 		h := &s.hooks[i]
@@ -83,19 +84,31 @@ func (h *loadedHook) remove() error {
 	return errors.Join(errs...)
 }
 
+// removeHooks detaches all programs.
+func (s *loadedSource) removeHooks() error {
+	var errs []error
+	for i := range s.hooks {
+		errs = append(errs, s.hooks[i].remove())
+	}
+	return errors.Join(errs...)
+}
+
 // attachAgain loads and attaches the programs that detach has taken out. After an error they are still detached.
 func (s *loadedSource) attachAgain() (string, error) {
 	defer s.environment.forget()
+	if s.pins != nil {
+		s.pins.root.settle()
+	}
 	if err := s.renew(); err != nil {
 		return "", err
 	}
+	s.pinMaps(true)
 	for i := range s.hooks {
 		if h := &s.hooks[i]; h.detached {
 			h.detached, h.err = false, nil
 		}
 	}
 	s.attachMissing()
-	s.watchInFlight()
 	return s.summary(), nil
 }
 
@@ -117,13 +130,14 @@ func (s *loadedSource) renew() error {
 		return fmt.Errorf("renew maps: %w", explain(err))
 	}
 	defer collection.Close() // copies of the maps that are kept
-	var errs []error
+	errs := []error{s.closeInFlight()}
 	for name, old := range s.maps {
 		if kept[name] == nil {
 			errs = append(errs, old.Close())
 			s.maps[name] = collection.DetachMap(name)
 		}
 	}
+	s.openInFlight()
 	return errors.Join(errs...)
 }
 

@@ -31,6 +31,12 @@ func TestMain(m *testing.M) {
 	case "storm":
 		fmt.Println(stormUntilEOF())
 		os.Exit(0)
+	case "pinned":
+		if err := livePinned(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "reader":
 		if err := readInCgroup(); err != nil {
 			fmt.Println(err)

@@ -35,21 +35,21 @@ type inFlightReader struct {
 	tables  []*gaugeTable
 }
 
-// watchInFlight prepares the gauges of a source that has some.
-func (s *loadedSource) watchInFlight() {
+// openInFlight prepares the gauges of a source that has some.
+func (s *loadedSource) openInFlight() {
 	if s.source.inFlight != nil {
 		s.inFlight, s.inFlightErr = s.newInFlightReader()
 	}
 }
 
-// closeInFlight ends the gauges of a source.
+// closeInFlight removes the iterator.
 func (s *loadedSource) closeInFlight() error {
 	if s.inFlight == nil {
 		return nil
 	}
-	r := s.inFlight
+	err := s.inFlight.close()
 	s.inFlight = nil
-	return r.close()
+	return err
 }
 
 // newInFlightReader prepares the gauges of a source. With an error there is nothing to close.

@@ -43,7 +43,7 @@ func newCaller(t testing.TB, storage bool) *caller {
 		source: source{name: "in_flight", inFlight: &inFlight{gauges: []gauge{{name: "probe_inflight"}, {name: "argument_inflight"}}}},
 		spec:   spec, options: &Options{}, environment: newEnvironment(&Options{}),
 	}
-	if err := s.makeMaps(); err != nil {
+	if err := s.makeMaps(nil); err != nil {
 		t.Fatal(err)
 	}
 	c := &caller{t: t, source: s}

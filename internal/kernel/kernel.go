@@ -29,10 +29,15 @@ type Options struct {
 	Log *slog.Logger // nil: nothing is logged
 	// Ways limits how hooks may be attached, to some of Fentry, Kprobe, TpBTF, RawTracepoint and Tracepoint. Empty: in every way.
 	Ways []string
+	// PinPath is the directory on a BPF file system where maps, programs and links are pinned, so that a crash loses no counts: the next Open with
+	// the same path takes them over. Empty: nothing is pinned.
+	PinPath string
 
 	returns int                             // how many calls a kretprobe can follow at once; 0: defaultReturnProbes
 	times   *timing                         // nil: defaultTiming
 	tamper  func(spec *ebpf.CollectionSpec) // in tests: changes what is loaded
+
+	pinFault func() error // in tests: see pinPath.fault
 }
 
 func (o *Options) returnProbes() int { return cmp.Or(o.returns, defaultReturnProbes) }
@@ -57,6 +62,9 @@ type Status struct {
 
 	Cost     Cost
 	Detached map[string]time.Duration // how long the programs were detached, by reason
+	// Pinned says whether what the source has counted survives a crash. If that was wanted and is not so, PinErr says why.
+	Pinned bool
+	PinErr error
 }
 
 // Attached returns whether any hook of the source is attached.
@@ -84,6 +92,8 @@ type Kernel struct {
 
 	mu          sync.Mutex // guards all below
 	environment *environment
+	pins        *pinPath // nil: nothing is pinned
+	pinErr      error    // why not, if it was wanted
 	sources     []*configuredSource
 	samples     []Sample
 }
@@ -95,8 +105,9 @@ type configuredSource struct {
 	err    error         // why not
 }
 
-// Open loads and attaches the sources of a valid configuration. A source that cannot run is no error: its Status says why. Hooks in modules
-// that are loaded later are attached then, until ctx ends or Close is called, which the caller must do.
+// Open loads and attaches the sources of a valid configuration, and takes over what an agent that did not stop cleanly has left of them. A source
+// that cannot run is no error: its Status says why. Hooks in modules that are loaded later are attached then, until ctx ends or Close is
+// called, which the caller must do. The error is an ErrPinPathInUse when another agent runs.
 func Open(ctx context.Context, configs []SourceConfig, o Options) (*Kernel, error) {
 	k, err := newKernel(configs, o)
 	if err != nil {
@@ -123,10 +134,48 @@ func newKernel(configs []SourceConfig, o Options) (*Kernel, error) {
 		o.Log.Warn("locked memory stays limited, so maps may not fit (grant CAP_SYS_RESOURCE)", "err", err)
 	}
 	k := &Kernel{log: o.Log, options: o, environment: newEnvironment(&o), cancel: func() {}}
+	if err := k.openPins(configs); err != nil {
+		return nil, err
+	}
 	k.budget = &overseer{log: o.Log, timing: o.timing(), statistics: enableStatistics, lock: &k.mu, sources: k.metered}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k, k.reconfigure(configs)
+}
+
+// openPins takes the pin path and removes what is pinned there of sources that are not configured. Nothing is pinned where it cannot be.
+func (k *Kernel) openPins(configs []SourceConfig) error {
+	if k.options.PinPath == "" {
+		return nil
+	}
+	var err error
+	if k.pins, err = openPinPath(k.options.PinPath); err != nil {
+		if errors.Is(err, ErrPinPathInUse) {
+			return err
+		}
+		k.pinErr = err
+		k.log.Warn("counts do not survive a crash, since nothing can be pinned (see pin_path)", "err", err)
+		return nil
+	}
+	k.pins.fault = k.options.pinFault
+	var names []string
+	for _, config := range configs {
+		names = append(names, config.Name)
+	}
+	if err := k.pins.keepOnly(names); err != nil {
+		k.log.Warn("what is pinned of sources that are not configured is not removed", "err", err)
+	}
+	return nil
+}
+
+// unpin removes what is pinned of a source that does not run.
+func (k *Kernel) unpin(source string) {
+	if k.pins == nil {
+		return
+	}
+	if err := k.pins.remove(source, ""); err != nil {
+		k.log.Warn("what is pinned of a source that is not running is not removed", "name", source, "err", err)
+	}
 }
 
 // Reconfigure makes the running sources those of a valid configuration. A source whose configuration is the same keeps running, and keeps
@@ -162,9 +211,15 @@ func (k *Kernel) reconfigure(configs []SourceConfig) error {
 			errs = append(errs, s.loaded.close())
 		}
 	}
+	if k.pins != nil {
+		k.pins.settle()
+	}
 	for _, s := range k.sources {
 		if s.loaded == nil {
-			s.loaded, s.err = loadSource(&s.config, &k.options, k.environment)
+			s.loaded, s.err = loadSource(&s.config, &k.options, k.environment, k.pins)
+			if s.err != nil {
+				k.unpin(s.config.Name)
+			}
 			k.report(s)
 		}
 	}
@@ -203,8 +258,9 @@ func (s *loadedSource) summary() string {
 func (k *Kernel) Read() ([]Sample, []Loss, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var errs []error
 	var losses []Loss
+	now, err := boottime()
+	errs := []error{err}
 	k.samples = k.samples[:0]
 	for _, s := range k.sources {
 		if s.loaded == nil || !s.loaded.reports() {
@@ -227,6 +283,7 @@ func (k *Kernel) Read() ([]Sample, []Loss, error) {
 			errs = append(errs, err)
 		}
 		losses = append(losses, lost...)
+		errs = append(errs, s.loaded.seen(now))
 	}
 	return k.samples, losses, errors.Join(errs...)
 }
@@ -238,11 +295,12 @@ func (k *Kernel) Sources() []Status {
 	var all []Status
 	for _, s := range k.sources {
 		if s.loaded == nil {
-			all = append(all, Status{Source: s.config.Name, Metrics: s.config.Metrics(), Err: s.err})
+			all = append(all, Status{Source: s.config.Name, Metrics: s.config.Metrics(), Err: s.err, PinErr: k.pinErr})
 			continue
 		}
 		status := s.loaded.status()
 		status.Cost.Err = k.budget.unknown
+		status.PinErr = cmp.Or(status.PinErr, k.pinErr)
 		all = append(all, status)
 	}
 	return all
@@ -256,7 +314,7 @@ func (k *Kernel) Measure(ctx context.Context, length time.Duration) error {
 	return k.budget.unknown
 }
 
-// Close detaches all programs and removes all maps.
+// Close detaches all programs and removes all maps, and what is pinned of them.
 func (k *Kernel) Close() error {
 	k.cancel()
 	k.watcher.Wait()
@@ -269,6 +327,10 @@ func (k *Kernel) Close() error {
 		}
 	}
 	k.sources = nil
+	if k.pins != nil {
+		k.pins.settle()
+		errs = append(errs, k.pins.close())
+	}
 	return errors.Join(errs...)
 }
 

@@ -31,6 +31,7 @@ func (s *loadedSource) lost() ([]Loss, error) {
 		losses = append(losses, Loss{Source: s.source.name, Reason: reason, Events: events[i]})
 	}
 	kernel := s.skipped()
+	s.state.Recursion, s.state.Missed = kernel.recursion, kernel.missed
 	return append(losses,
 		Loss{Source: s.source.name, Reason: reasonRecursion, Events: kernel.recursion},
 		Loss{Source: s.source.name, Reason: reasonMissed, Events: kernel.missed}), nil

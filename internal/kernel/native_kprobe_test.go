@@ -42,7 +42,7 @@ func probing(t *testing.T, o Options, functions map[string]string) *loadedSource
 			t.Error(err)
 		}
 	})
-	if err := errors.Join(s.prepare(), s.makeMaps()); err != nil {
+	if err := errors.Join(s.prepare(), s.makeMaps(nil)); err != nil {
 		t.Fatal(err)
 	}
 	for _, h := range description.hooks {

@@ -29,7 +29,10 @@ type loadedSource struct {
 	since       time.Duration // CLOCK_BOOTTIME when counting could begin
 	memory      uint64        // bytes that the maps had in the kernel when they were made
 	account     account
-	gone        skipped // by programs that were detached since
+	gone        skipped     // by programs that were detached since
+	state       pinnedState // what a later agent has to know
+	pins        *pins       // nil: not pinned
+	pinErr      error       // why not, if it was tried
 }
 
 // loadedHook is a hook and what became of it.
@@ -42,8 +45,8 @@ type loadedHook struct {
 	err      error  // why not attached
 }
 
-// loadSource puts the maps of a source into the kernel and attaches the hooks that are there.
-func loadSource(config *SourceConfig, o *Options, e *environment) (*loadedSource, error) {
+// loadSource puts the maps of a source into the kernel, and pins them below root unless it is nil, and attaches the hooks that are there.
+func loadSource(config *SourceConfig, o *Options, e *environment, root *pinPath) (*loadedSource, error) {
 	description, known := findSource(config.Name)
 	if !known {
 		return nil, fmt.Errorf("load source %q: unknown", config.Name)
@@ -52,20 +55,14 @@ func loadSource(config *SourceConfig, o *Options, e *environment) (*loadedSource
 	if err := s.prepare(); err != nil {
 		return nil, explain(err)
 	}
-	since, err := boottime()
-	if err != nil {
-		return nil, err
-	}
-	s.since = since
 	s.account = newAccount(o.timing(), config.maxCPU(), time.Now())
-	if err := s.makeMaps(); err != nil {
-		return nil, errors.Join(err, s.close())
-	}
 	for _, h := range description.hooks {
 		s.hooks = append(s.hooks, loadedHook{hook: h})
 	}
-	s.attachMissing()
-	s.watchInFlight()
+	if err := s.open(root); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	s.openInFlight()
 	return s, nil
 }
 
@@ -83,7 +80,7 @@ func (s *loadedSource) prepare() error {
 	if err != nil {
 		return err
 	}
-	if err := setVariable(spec, "loaded_ns", now); err != nil {
+	if err := setVariable(spec, loadedTime, now); err != nil {
 		return err
 	}
 	if s.source.configure != nil {
@@ -97,10 +94,11 @@ func (s *loadedSource) prepare() error {
 	return nil
 }
 
-// makeMaps creates the maps and what the programs expect to find in them.
-func (s *loadedSource) makeMaps() error {
+// makeMaps creates the maps, but not those that are there already, and what the programs expect to find in them.
+func (s *loadedSource) makeMaps(earlier map[string]*ebpf.Map) error {
 	spec := &ebpf.CollectionSpec{Maps: s.spec.Maps, Variables: s.spec.Variables, Types: s.spec.Types, ByteOrder: s.spec.ByteOrder}
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: s.environment.cache})
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: earlier, Cache: s.environment.cache})
+	closeMaps(earlier) // the collection has copies
 	if err != nil {
 		return explain(err)
 	}
@@ -193,7 +191,7 @@ func putZeros(m *ebpf.Map, keys [][]byte) error {
 		empty[i] = make([]byte, m.ValueSize())
 	}
 	for _, key := range keys {
-		if err := m.Update(key, empty, ebpf.UpdateNoExist); err != nil {
+		if err := m.Update(key, empty, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 			return err
 		}
 	}
@@ -214,7 +212,10 @@ func (s *loadedSource) attachMissing() bool {
 			continue
 		}
 		h.attached, h.how, h.err = s.attachHook(&h.hook)
-		changed = changed || h.how != ""
+		if h.how != "" {
+			changed = true
+			s.pinHook(h)
+		}
 	}
 	return changed
 }
@@ -247,8 +248,10 @@ func (s *loadedSource) attached() bool {
 
 func (s *loadedSource) status() Status {
 	status := Status{
-		Source: s.source.name, Loaded: s.since, Memory: s.memory, Cost: s.cost(),
-		Detached: map[string]time.Duration{ReasonBudget: s.account.detachedFor(time.Now())},
+		Source: s.source.name, Loaded: s.since, Memory: s.memory, Cost: s.cost(), Pinned: s.pins != nil, PinErr: s.pinErr,
+		Detached: map[string]time.Duration{
+			ReasonBudget: s.account.detachedFor(time.Now()), ReasonRestart: time.Duration(s.state.Detached),
+		},
 	}
 	for _, m := range s.source.metrics {
 		status.Metrics = append(status.Metrics, m.name)
@@ -278,13 +281,14 @@ func (h *loadedHook) status() HookStatus {
 	return status
 }
 
-// close detaches the source's programs and removes its maps.
+// close removes the source's programs, its maps and what is pinned of them.
 func (s *loadedSource) close() error {
 	var errs []error
-	for i := range s.hooks {
-		errs = append(errs, s.hooks[i].remove())
+	if s.pins != nil {
+		errs = append(errs, s.pins.remove())
+		s.pins = nil
 	}
-	errs = append(errs, s.closeInFlight())
+	errs = append(errs, s.closeInFlight(), s.removeHooks())
 	for _, m := range s.maps {
 		errs = append(errs, m.Close())
 	}

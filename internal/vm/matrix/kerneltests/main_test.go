@@ -18,6 +18,12 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(readerOf); path != "" {
 		readOnce(path)
 	}
+	if text := os.Getenv(pinnedVariable); text != "" {
+		if err := livePinned(text); err != nil {
+			fmt.Println(err)
+		}
+		os.Exit(1) // it is killed, unless something is wrong
+	}
 	guesttest.Main(m)
 }
 
