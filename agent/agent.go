@@ -58,6 +58,8 @@ type Agent struct {
 	receivers     map[string]*receiver // by name: the senders that deliver
 	cursors       map[string]Cursor    // by name: the open cursors
 	stageErrors   map[string]string    // by stage: the text of the last tick's error
+	confinement   Confinement          // nil until Confine
+	ratchetStuck  bool                 // capabilities could not be given up, which was said once
 }
 
 // New loads the configuration and opens the rooms. The kernel comes last, so that nothing is attached when anything else is wrong.

@@ -97,6 +97,8 @@ type rooms struct {
 	appendErr error
 	openErr   map[string]error // by room: "spool", "client", "kernel"
 	configs   []kernel.SourceConfig
+	needs     []kernel.Need                                                     // of capabilities
+	refusal   error                                                             // of CanReconfigure
 	deliver   func(ctx context.Context, receiver string) (upload.Answer, error) // nil: accept everything
 }
 
@@ -178,6 +180,18 @@ func (k *fakeKernel) Reconfigure(_ context.Context, configs []kernel.SourceConfi
 	k.note("reconfigure")
 	(*rooms)(k).set(func() { k.configs = configs })
 	return nil
+}
+
+func (k *fakeKernel) CanReconfigure([]kernel.SourceConfig) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.refusal
+}
+
+func (k *fakeKernel) Needs() []kernel.Need {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.needs
 }
 
 func (k *fakeKernel) Close() error {
@@ -316,6 +330,11 @@ func (s *stand) run() {
 	if err := s.open(); err != nil {
 		s.t.Fatal(err)
 	}
+	s.start()
+}
+
+// start starts the loop of an agent that is open.
+func (s *stand) start() {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	s.stop, s.reloads, s.done = cancel, make(chan struct{}), make(chan error, 1)
 	go func() { s.done <- s.agent.Run(ctx, s.reloads) }()

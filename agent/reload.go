@@ -22,6 +22,7 @@ func (a *Agent) reload(ctx context.Context) {
 		err = a.change(ctx, loaded)
 	}
 	if err != nil {
+		err = a.outside(err)
 		a.metrics.ReloadSuccessful.Set(0)
 		a.log.Error("configuration is not reloaded, the old one stays in force", "err", err)
 		return
@@ -37,6 +38,9 @@ func (a *Agent) change(ctx context.Context, loaded *config.Config) error {
 	}
 	if a.config.PinPath != loaded.PinPath {
 		return fmt.Errorf("compare pin_path: %w", errPinPathChanged)
+	}
+	if err := a.allowed(loaded); err != nil {
+		return err
 	}
 	prepared, err := a.prepare(loaded)
 	if err != nil {

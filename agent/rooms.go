@@ -20,6 +20,10 @@ type Kernel interface {
 	// Reconfigure loads new and changed sources and removes those that are gone. The counters of an unchanged source go on. An error says
 	// what could not be removed; valid configurations are in force all the same.
 	Reconfigure(ctx context.Context, configs []kernel.SourceConfig) error
+	// CanReconfigure returns an error if Reconfigure would need capabilities that the process has given up.
+	CanReconfigure(configs []kernel.SourceConfig) error
+	// Needs returns the capabilities that the sources still take.
+	Needs() []kernel.Need
 	// Close detaches and removes every program.
 	Close() error
 }

@@ -14,6 +14,7 @@ func (a *Agent) tick() {
 	a.metrics.Ticks.Inc()
 	a.wall.Observe(taken)
 	snapshot := &latency.Snapshot{Taken: taken, Families: a.families()}
+	a.ratchet()
 	a.outcome(telemetry.StageAppend, "snapshot is lost, the spool does not take it", a.spool.Append(snapshot))
 	a.metrics.TickDuration.Set((a.clock.Now().Boottime - taken.Boottime).Seconds())
 }
@@ -25,6 +26,7 @@ func (a *Agent) families() []latency.Family {
 	statuses := a.kernel.Sources()
 	families := latency.FromSamples(samples, starts(statuses))
 	families = append(families, telemetry.Sources(statuses, losses)...)
+	families = append(families, a.confinementStatus().Families()...)
 	own, err := a.metrics.Families()
 	a.outcome(telemetry.StageGather, "own metrics cannot be read completely", err)
 	families = append(families, own...)

@@ -67,6 +67,9 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 	if example.Spool != want {
 		t.Errorf("spool is %+v, want %+v", example.Spool, want)
 	}
+	if example.Confinement != defaults.Confinement {
+		t.Errorf("confinement is %+v, want %+v", example.Confinement, defaults.Confinement)
+	}
 	receiver := example.RemoteWrite[0]
 	receiver.Name = defaults.RemoteWrite[0].Name
 	if !reflect.DeepEqual(receiver, defaults.RemoteWrite[0]) {

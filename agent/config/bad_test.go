@@ -131,6 +131,10 @@ func badFiles() map[string][]string {
 		"reserved_header": {
 			"FILE:3: remote_write[0].headers.Content-Type: this header is reserved (latpush sets it)",
 		},
+		"confinement": {
+			`FILE:3: confinement.landlock: expected true or false, not "maybe"`,
+			"FILE:4: confinement.seccmp: unknown key (did you mean seccomp?)",
+		},
 		"same_name": {
 			"FILE:5: remote_write[1].name: name main is given twice (first in line 2)",
 		},
@@ -141,7 +145,7 @@ func badFiles() map[string][]string {
 			"FILE:2: shutdown_timeout: 1h is not between 0s and 10m",
 		},
 		"similar_keys": {
-			"FILE:2: spool_size: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, max_cpu, pin_path, remote_write, shutdown_timeout, sources, spool)",
+			"FILE:2: spool_size: unknown key (known are clock_sync_timeout, confinement, external_labels, histogram, interval, max_cpu, pin_path, remote_write, shutdown_timeout, sources, spool)",
 			`FILE:3: spool.fsync: "sometimes" is unknown (always, never or a duration such as 10s)`,
 		},
 		"source_scalar": {
@@ -200,7 +204,7 @@ func badFiles() map[string][]string {
 			"FILE:2: intervall: unknown key (did you mean interval?)",
 		},
 		"unknown_key_far": {
-			"FILE:2: scrape_configs: unknown key (known are clock_sync_timeout, external_labels, histogram, interval, max_cpu, pin_path, remote_write, shutdown_timeout, sources, spool)",
+			"FILE:2: scrape_configs: unknown key (known are clock_sync_timeout, confinement, external_labels, histogram, interval, max_cpu, pin_path, remote_write, shutdown_timeout, sources, spool)",
 		},
 		"unknown_nested_key": {
 			"FILE:4: remote_write[0].tls_config.ca_fil: unknown key (did you mean ca_file?)",

@@ -83,6 +83,8 @@ type Config struct {
 	PinPath string `yaml:"pin_path"`
 	// Spool is where snapshots wait for their receivers.
 	Spool Spool `yaml:"spool"`
+	// Confinement is what the process takes from itself after the start. The default is all of it.
+	Confinement Confinement `yaml:"confinement"`
 }
 
 // Sources are written as a list, or as the name of a set: default or all.
@@ -148,6 +150,7 @@ func parseConfig(file string, text []byte, host identity.Host) (*Config, error) 
 		MaxCPU:          kernel.DefaultMaxCPU,
 		PinPath:         DefaultPinPath,
 		Spool:           Spool{Options: spool.Options{Directory: DefaultSpoolDirectory}, QuarantineMaxSize: DefaultQuarantineMaxSize},
+		Confinement:     Confinement{Capabilities: true, Landlock: true, Seccomp: true},
 	}
 	doc.check(reflect.TypeFor[Config]())
 	c.durations(doc)
@@ -158,6 +161,7 @@ func parseConfig(file string, text []byte, host identity.Host) (*Config, error) 
 	c.receivers(doc)
 	c.pinPath(doc)
 	c.spool(doc)
+	doc.decode(lookup(doc.root, confinementKey), confinementKey, &c.Confinement)
 	if len(doc.errs) > 0 {
 		return nil, doc.errs.sorted()
 	}

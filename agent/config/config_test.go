@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,9 @@ func TestDefaults(t *testing.T) {
 	if want := (Spool{Options: spool.Options{Directory: "/var/lib/latpush"}, QuarantineMaxSize: 16 << 20}); c.Spool != want {
 		t.Errorf("spool %+v, want %+v", c.Spool, want)
 	}
+	if want := (Confinement{Capabilities: true, Landlock: true, Seccomp: true}); c.Confinement != want {
+		t.Errorf("confinement %+v, want %+v", c.Confinement, want)
+	}
 	receiver := c.RemoteWrite[0]
 	if receiver.Name != "mimir-example-46efa1f4" || time.Duration(receiver.RemoteTimeout) != 30*time.Second || !receiver.QueueConfig.RetryOnRateLimit {
 		t.Errorf("receiver %v has not the defaults", receiver)
@@ -150,6 +154,12 @@ func TestEveryKeyIsRead(t *testing.T) {
 	}
 	if c.PinPath != "/run/bpf/latpush" {
 		t.Errorf("pin_path is %s", c.PinPath)
+	}
+	if want := (Confinement{Seccomp: true}); c.Confinement != want {
+		t.Errorf("confinement %+v, want %+v", c.Confinement, want)
+	}
+	if want := []string{filepath.Join("testdata", "secrets", "password")}; !slices.Equal(c.Files(), want) {
+		t.Errorf("the receivers name the files %v, want %v", c.Files(), want)
 	}
 	first, second := c.RemoteWrite[0], c.RemoteWrite[1]
 	if first.Name != "mimir" || first.QueueConfig.MaxSamplesPerSend != 500 || first.Headers["X-Scope-OrgID"] != "edge" {

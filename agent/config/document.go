@@ -116,7 +116,7 @@ func (d *document) validation(path string, err error) {
 	for _, one := range flatten(err) {
 		key, message := splitKey(one)
 		full := join(path, key)
-		d.report(d.line(full), full, errors.New(message))
+		d.report(d.line(full), full, message)
 	}
 }
 

@@ -82,16 +82,16 @@ func flatten(err error) []error {
 var keyPrefix = regexp.MustCompile(`^[a-z][a-z0-9_]*(?:\[\d+\])*(?:\.[a-zA-Z0-9_-]+(?:\[\d+\])*)*: `)
 
 // splitKey separates the key of a room's validation error, relative to the room's part of the file, from its message.
-func splitKey(err error) (key, message string) {
+func splitKey(err error) (key string, message error) {
 	var ofSource *kernel.KeyError
 	var ofReceiver *upload.KeyError
 	switch {
 	case errors.As(err, &ofSource):
-		return ofSource.Key, ofSource.Err.Error()
+		return ofSource.Key, ofSource.Err
 	case errors.As(err, &ofReceiver):
-		return ofReceiver.Key, ofReceiver.Err.Error()
+		return ofReceiver.Key, ofReceiver.Err
 	}
 	text := err.Error()
 	prefix := keyPrefix.FindString(text)
-	return strings.TrimSuffix(prefix, ": "), text[len(prefix):]
+	return strings.TrimSuffix(prefix, ": "), errors.New(text[len(prefix):])
 }

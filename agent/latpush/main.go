@@ -52,6 +52,7 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	add("sources", "Try every source on this kernel and print how it attaches, or why not.", c.sources)
 	c.addDetach(app, commands)
 	c.addSpool(app, commands)
+	c.addStatus(app, commands)
 	add("version", "Print the version.", c.version)
 
 	name, err := app.Parse(args) // exits by itself after --help and --version

@@ -15,6 +15,7 @@ import (
 	"github.com/latpush/latpush/agent/config"
 	"github.com/latpush/latpush/agent/identity"
 	"github.com/latpush/latpush/agent/telemetry"
+	"github.com/latpush/latpush/internal/confine"
 	"github.com/latpush/latpush/internal/latency"
 )
 
@@ -55,6 +56,7 @@ func (c *command) run() error {
 		debug.SetGCPercent(gcPercent)
 	}
 	debug.FreeOSMemory()
+	a.Confine(new(confine.Process), c.configFile)
 	if err := releaseCode(); err != nil {
 		c.log.Debug("pages that are not needed any more stay in memory", "err", err)
 	}

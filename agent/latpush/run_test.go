@@ -83,7 +83,14 @@ const patience = 60 * time.Second
 
 func start(t *testing.T, configFile string) *daemon {
 	t.Helper()
+	return startAs(t, configFile, nil)
+}
+
+// startAs starts a daemon as another user.
+func startAs(t *testing.T, configFile string, user *syscall.SysProcAttr) *daemon {
+	t.Helper()
 	d := &daemon{t: t, command: exec.Command(binary, "run", "--config.file", configFile), log: make(chan string, 10000)}
+	d.command.SysProcAttr = user
 	stderr, err := d.command.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

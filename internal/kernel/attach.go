@@ -48,7 +48,7 @@ func (s *loadedSource) attachHook(h *hook) ([]attachment, string, error) {
 		if err == nil {
 			return attached, w.how, nil
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", w.how, explain(err)))
+		errs = append(errs, fmt.Errorf("%s: %w", w.how, s.environment.explain(err)))
 	}
 	if len(errs) == 0 {
 		return nil, "", errors.New("none of the ways to attach it is allowed")

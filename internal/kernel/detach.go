@@ -116,7 +116,7 @@ func (s *loadedSource) attachAgain() (string, error) {
 // for hours, and the programs' constants have the time from which on events are followed.
 func (s *loadedSource) renew() error {
 	if err := s.prepare(); err != nil {
-		return explain(err)
+		return s.environment.explain(err)
 	}
 	kept := map[string]*ebpf.Map{}
 	for name, m := range s.maps {
@@ -127,7 +127,7 @@ func (s *loadedSource) renew() error {
 	spec := &ebpf.CollectionSpec{Maps: s.spec.Maps, Variables: s.spec.Variables, Types: s.spec.Types, ByteOrder: s.spec.ByteOrder}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: kept, Cache: s.environment.cache})
 	if err != nil {
-		return fmt.Errorf("renew maps: %w", explain(err))
+		return fmt.Errorf("renew maps: %w", s.environment.explain(err))
 	}
 	defer collection.Close() // copies of the maps that are kept
 	errs := []error{s.closeInFlight()}

@@ -3,26 +3,35 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
+
+	"github.com/latpush/latpush/internal/capability"
 )
 
 // environment answers what this kernel can do. Answers are found out once.
 type environment struct {
 	options       *Options
-	cache         *btf.Cache // kernel type information; large, so dropped when nothing is left to attach
+	cache         *btf.Cache     // kernel type information; large, so dropped when nothing is left to attach
+	atStart       capability.Set // in force when the sources were opened
 	storageProbed bool
 	storage       bool
+	readProbed    bool
+	readTakesBPF  bool
 }
 
-func newEnvironment(o *Options) *environment { return &environment{options: o, cache: btf.NewCache()} }
+func newEnvironment(o *Options) *environment {
+	held, err := capability.Effective()
+	if err != nil {
+		held = capability.None // then nothing is said to have been given up
+	}
+	return &environment{options: o, cache: btf.NewCache(), atStart: held}
+}
 
 // forget drops the kernel's type information, and with it what a module that was loaded since then is not part of.
 func (e *environment) forget() { e.cache = btf.NewCache() }
@@ -130,63 +139,6 @@ func (e *environment) hasBuiltin(h *hook) bool {
 	}
 	var prototype *btf.Typedef
 	return spec.TypeByName("btf_trace_"+h.events[0], &prototype) == nil
-}
-
-// explain adds to an error of loading or attaching what the operator can do about it.
-func explain(err error) error {
-	if err == nil {
-		return nil
-	}
-	var hints []string
-	if errors.Is(err, unix.EPERM) {
-		if mode := lockdown(); mode == "confidentiality" {
-			hints = append(hints, "the kernel is locked down in confidentiality mode, which refuses programs that read kernel memory: boot with lockdown=integrity")
-		}
-		if missing := missingCapabilities(); len(missing) > 0 {
-			hints = append(hints, "missing capability: "+strings.Join(missing, ", ")+"; run as root or grant them")
-		}
-	}
-	if _, statErr := os.Stat("/sys/kernel/btf/vmlinux"); os.IsNotExist(statErr) && errors.Is(err, ebpf.ErrNotSupported) {
-		hints = append(hints, "the kernel has no type information in /sys/kernel/btf/vmlinux: it needs CONFIG_DEBUG_INFO_BTF")
-	}
-	if len(hints) == 0 {
-		return err
-	}
-	return fmt.Errorf("%w (%s)", err, strings.Join(hints, "; "))
-}
-
-// lockdown returns the kernel's lockdown mode: none, integrity or confidentiality.
-func lockdown() string {
-	raw, err := os.ReadFile("/sys/kernel/security/lockdown")
-	if err != nil {
-		return "none"
-	}
-	_, rest, _ := strings.Cut(string(raw), "[")
-	mode, _, _ := strings.Cut(rest, "]")
-	return mode
-}
-
-// missingCapabilities lists the capabilities that loading and attaching need and that this process does not have.
-func missingCapabilities() []string {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return nil
-	}
-	has := func(capability uint) bool { return data[capability/32].Effective&(1<<(capability%32)) != 0 }
-	if has(unix.CAP_SYS_ADMIN) {
-		return nil
-	}
-	var missing []string
-	for _, c := range []struct {
-		number uint
-		name   string
-	}{{unix.CAP_BPF, "CAP_BPF"}, {unix.CAP_PERFMON, "CAP_PERFMON"}} {
-		if !has(c.number) {
-			missing = append(missing, c.name)
-		}
-	}
-	return missing
 }
 
 // monotonic returns CLOCK_MONOTONIC in nanoseconds: the clock that the programs and the kernel's own request times use.

@@ -114,7 +114,7 @@ func TestWithoutCapabilities(t *testing.T) {
 		want := name + " attached=false error="
 		_, rest, found := strings.Cut(output, want)
 		line, _, _ := strings.Cut(rest, "\n")
-		if !found || !strings.Contains(line, "missing capability: CAP_BPF, CAP_PERFMON") {
+		if !found || !strings.Contains(line, "missing capability: CAP_PERFMON, CAP_BPF") {
 			t.Errorf("%s: %q in:\n%s", name, line, output)
 		}
 	}

@@ -64,12 +64,12 @@ func (s *loadedSource) newInFlightReader() (*inFlightReader, error) {
 	}
 	programs, err := s.load([]string{iterator})
 	if err != nil {
-		return nil, explain(err)
+		return nil, s.environment.explain(err)
 	}
 	r.program = programs[iterator]
 	r.link, err = link.AttachIter(link.IterOptions{Program: r.program, Map: s.maps[s.source.inFlight.elementsOf]})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("attach iterator: %w", explain(err)), r.program.Close())
+		return nil, errors.Join(fmt.Errorf("attach iterator: %w", s.environment.explain(err)), r.program.Close())
 	}
 	return r, nil
 }

@@ -53,7 +53,7 @@ func loadSource(config *SourceConfig, o *Options, e *environment, root *pinPath)
 	}
 	s := &loadedSource{source: description, config: *config, options: o, environment: e}
 	if err := s.prepare(); err != nil {
-		return nil, explain(err)
+		return nil, e.explain(err)
 	}
 	s.account = newAccount(o.timing(), config.maxCPU(), time.Now())
 	for _, h := range description.hooks {
@@ -100,7 +100,7 @@ func (s *loadedSource) makeMaps(earlier map[string]*ebpf.Map) error {
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: earlier, Cache: s.environment.cache})
 	closeMaps(earlier) // the collection has copies
 	if err != nil {
-		return explain(err)
+		return s.environment.explain(err)
 	}
 	s.maps, collection.Maps = collection.Maps, nil
 	collection.Close()

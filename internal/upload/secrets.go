@@ -59,6 +59,17 @@ func (c *Config) secrets() []secret {
 	return append(all, c.headerSecrets()...)
 }
 
+// Files returns the files that the entry names. They are read again whenever they are needed.
+func (c *Config) Files() []string {
+	var files []string
+	for _, s := range c.secrets() {
+		if s.file != "" {
+			files = append(files, s.file)
+		}
+	}
+	return files
+}
+
 func (c *Config) headerSecrets() []secret {
 	var all []secret
 	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {

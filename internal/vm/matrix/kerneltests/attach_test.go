@@ -11,7 +11,7 @@ import (
 	"github.com/latpush/latpush/internal/vm/guest/guesttest"
 )
 
-// This is the first test of the package, because it needs a machine that has not mounted anything yet: the agent runs before the NFS modules are loaded, and counts from the first operation of the first mount.
+// This is the first test of the package, because it needs a machine that has not mounted anything yet: the agent runs before the NFS modules are loaded, and counts from the first operation of the first mount. So do two that are confined.
 func TestNFSAttachesLate(t *testing.T) {
 	if guest.ModuleLoaded("nfs") {
 		t.Fatal("module nfs is loaded from the start")
@@ -29,11 +29,12 @@ func TestNFSAttachesLate(t *testing.T) {
 	if len(read(t, k).samples) != 0 {
 		t.Error("there are histograms before there is anything to count")
 	}
+	checkConfined := startTwoConfined(t)
 	guesttest.ServeNFS(t)
 	start := time.Now()
 	dir := guesttest.MountNFS(t, "4.2", "plain")
 	t.Logf("mounted after %v", time.Since(start))
-	for time.Since(start) < 10*time.Second && len(notAttached(k)) > 0 {
+	for time.Since(start) < 30*time.Second && len(notAttached(k)) > 0 {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if missing := notAttached(k); len(missing) > 0 {
@@ -41,4 +42,5 @@ func TestNFSAttachesLate(t *testing.T) {
 	}
 	t.Logf("attached %v after the mount began", time.Since(start))
 	checkNFSCounts(t, k, dir, guest.Workload{Reads: 3, Writes: 4, Opens: 5, Creates: 2, Getattrs: 6, Fsyncs: 1, Direct: true}, false)
+	checkConfined(dir)
 }

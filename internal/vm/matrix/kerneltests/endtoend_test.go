@@ -70,17 +70,8 @@ func runAgent(t *testing.T, url string) (stop func()) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	clock, err := latency.NewSystemClock()
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	metrics := telemetry.New(clock.Now().Boottime)
 	ctx, cancel := context.WithCancel(context.Background())
-	a, err := agent.New(ctx, agent.Options{
-		Load: func() (*config.Config, error) { return config.Load(file, identity.Read()) },
-		Host: identity.Read(), Clock: clock, Rooms: agent.NewRooms(log, metrics.Registerer()), Metrics: metrics, Log: log,
-	})
+	a, err := newAgent(ctx, file)
 	if err != nil {
 		cancel()
 		t.Fatal(err)
@@ -93,6 +84,20 @@ func runAgent(t *testing.T, url string) (stop func()) {
 			t.Error(err)
 		}
 	}
+}
+
+// newAgent makes an agent of a configuration file.
+func newAgent(ctx context.Context, file string) (*agent.Agent, error) {
+	clock, err := latency.NewSystemClock()
+	if err != nil {
+		return nil, err
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	metrics := telemetry.New(clock.Now().Boottime)
+	return agent.New(ctx, agent.Options{
+		Load: func() (*config.Config, error) { return config.Load(file, identity.Read()) },
+		Host: identity.Read(), Clock: clock, Rooms: agent.NewRooms(log, metrics.Registerer()), Metrics: metrics, Log: log,
+	})
 }
 
 // value returns the one value of a query.

@@ -24,6 +24,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(1) // it is killed, unless something is wrong
 	}
+	if name := os.Getenv(childVariable); name != "" {
+		if err := child(name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	guesttest.Main(m)
 }
 
