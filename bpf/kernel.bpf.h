@@ -100,6 +100,7 @@ struct sock_common {
 	__u16 skc_dport;
 	__u16 skc_num;
 	unsigned short skc_family;
+	volatile unsigned char skc_state;
 };
 
 struct sock {
@@ -109,6 +110,64 @@ struct sock {
 
 struct tcp_sock {
 	__u32 srtt_us;
+};
+
+/* What TCP keeps in the control block of a packet. */
+struct tcp_skb_cb {
+	__u16 tcp_gso_segs;
+};
+
+struct proto_accept_arg {
+	int flags;
+};
+
+struct net;
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct net_device {
+	possible_net_t nd_net;
+};
+
+struct sk_buff {
+	struct net_device *dev;
+	struct sock *sk;
+	unsigned char cb[48];
+	unsigned int len;
+	unsigned int data_len;
+	__u16 protocol;
+	__u16 network_header;
+	unsigned char *head;
+	unsigned char *data;
+};
+
+struct kernfs_node {
+	__u64 id;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+};
+
+struct task_group {
+	struct cgroup_subsys_state css;
+};
+
+struct rq {
+	__u64 clock;
+};
+
+struct cfs_rq {
+	struct rq *rq;
+	struct task_group *tg;
+	__u64 throttled_clock;
+	int throttled; /* a bit of a byte since 6.18 */
 };
 
 struct rpc_procinfo {
@@ -168,11 +227,12 @@ struct request___5_16 {
 
 #pragma clang attribute pop
 
-/* The states of a TCP socket that mark the beginning and the end of a connect. */
+/* The states of a TCP socket in which connections come about. */
 enum {
 	TCP_ESTABLISHED = 1,
 	TCP_SYN_SENT = 2,
 	TCP_SYN_RECV = 3,
+	TCP_LISTEN = 10,
 };
 
 #include <bpf/bpf_helpers.h>
@@ -183,11 +243,14 @@ enum {
 #define AF_INET	     2
 #define AF_INET6     10
 #define EEXIST	     17
+#define ETH_P_IP     0x0800
+#define ETH_P_IPV6   0x86dd
 #define FMODE_OPENED 0x80000 /* since 4.19 */
 #define EOPENSTALE   518
 #define PF_KTHREAD   0x00200000
 #define REQ_OP_MASK  0xff
 #define IPPROTO_TCP  6
+#define IPPROTO_UDP  17
 #define TASK_DEAD    0x80
 
 /* Sleeping in a way that any signal ends. */

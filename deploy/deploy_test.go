@@ -159,25 +159,8 @@ func queried(t *testing.T, query string) []string {
 	return names
 }
 
-// histograms returns the metrics that the sources declare, loaded or not.
-func histograms(t *testing.T) []string {
-	t.Helper()
-	opened, err := kernel.Open(t.Context(), kernel.AllConfigs(), kernel.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, status := range opened.Sources() {
-		names = append(names, status.Metrics...)
-	}
-	if err := opened.Close(); err != nil {
-		t.Error(err)
-	}
-	return names
-}
-
-// gauges returns the gauges that the sources declare.
-func gauges(t *testing.T) []string {
+// declared returns the metrics of a kind that the sources declare, loaded or not.
+func declared(t *testing.T, kind kernel.Kind) []string {
 	t.Helper()
 	all, err := kernel.Describe()
 	if err != nil {
@@ -186,7 +169,7 @@ func gauges(t *testing.T) []string {
 	var names []string
 	for _, source := range all {
 		for _, metric := range source.Metrics {
-			if metric.Kind == kernel.KindGauge {
+			if metric.Kind == kind {
 				names = append(names, metric.Name)
 			}
 		}
@@ -219,11 +202,11 @@ func ownMetrics(t *testing.T) []string {
 
 func TestDashboardQueriesWhatIsPushed(t *testing.T) {
 	t.Parallel()
-	sources := histograms(t)
+	sources := declared(t, kernel.KindHistogram)
 	if len(sources) < 7 {
 		t.Fatalf("the sources declare %v", sources)
 	}
-	states := gauges(t)
+	states := slices.Concat(declared(t, kernel.KindGauge), declared(t, kernel.KindCounter))
 	known := append(ownMetrics(t), states...)
 	for _, metric := range sources {
 		known = append(known, metric+"_bucket", metric+"_sum", metric+"_count")

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -109,6 +110,11 @@ func function(module, name, absent string) hook {
 	}
 }
 
+// returnOf describes a hook on the return of a function of the kernel itself.
+func returnOf(name string) hook {
+	return hook{name: name, events: []string{name}, ways: []way{{Fentry, []string{"fexit"}}, {Kprobe, []string{"kretprobe"}}}}
+}
+
 // catalogue lists all sources by name.
 func catalogue() []source {
 	return []source{
@@ -134,6 +140,22 @@ func catalogue() []source {
 			label:      func(value string) string { return strings.ReplaceAll(value, "!", "/") }, // as devtmpfs names the device
 		},
 		{
+			name: "cpu_throttle", standard: true,
+			metrics: []metric{
+				{name: "cpu_throttle_seconds", help: "Time the tasks of a control group are held on a CPU because its quota is used up."},
+			},
+			hooks:      []hook{function("", "unthrottle_cfs_rq", "")},
+			openLabels: true,
+			configure:  configureLabelSets("cpu_throttle"),
+		},
+		{
+			name: "dns",
+			metrics: []metric{
+				{name: "dns_latency_seconds", help: "Time from a query to a name server by UDP to its answer, or to the time when resolvers give up."},
+			},
+			hooks: []hook{tracepoints("packets", false, "netif_receive_skb", "net_dev_queue")},
+		},
+		{
 			name: "hardirq", standard: true,
 			metrics: []metric{
 				{name: "hardirq_service_seconds", help: "Time the handler of a hardware interrupt takes."},
@@ -141,6 +163,14 @@ func catalogue() []source {
 			hooks:      []hook{tracepoints("irq_handler", true, "irq_handler_exit", "irq_handler_entry")},
 			openLabels: true,
 			configure:  configureLabelSets("hardirq_service"),
+		},
+		{
+			name: "lock_wait",
+			metrics: []metric{
+				{name: "lock_wait_seconds", help: "Time tasks wait for locks of the kernel that others hold."},
+			},
+			hooks:     []hook{tracepoints("contention", true, "contention_end", "contention_begin")},
+			configure: configureLockWait,
 		},
 		{
 			name: "nfs", standard: true,
@@ -238,11 +268,26 @@ func catalogue() []source {
 			configure: configureSyscalls,
 		},
 		{
+			name: "tcp_accept", standard: true,
+			metrics: []metric{
+				{name: "tcp_accept_latency_seconds", help: "Time a connection that is ready waits in the queue of its listener for a program to accept it."},
+			},
+			hooks: []hook{returnOf("inet_csk_accept"), tracepoints("sockets", true, "tcp_destroy_sock", "inet_sock_set_state")},
+		},
+		{
 			name: "tcp_connect", standard: true,
 			metrics: []metric{
 				{name: "tcp_connect_latency_seconds", help: "Time an active TCP connect takes until the peer answers or the attempt ends."},
 			},
 			hooks: []hook{tracepoints("inet_sock_set_state", true, "inet_sock_set_state")},
+		},
+		{
+			name: "tcp_retransmit", standard: true,
+			metrics: []metric{
+				{name: "tcp_retransmits_total", kind: KindCounter, help: "Segments that TCP has sent again."},
+			},
+			hooks:     []hook{tracepoints("retransmits", false, "tcp_retransmit_skb", "tcp_retransmit_synack")},
+			configure: configureRetransmits,
 		},
 		{
 			name: "tcp_rtt",
@@ -328,11 +373,27 @@ func configureBlock(spec *ebpf.CollectionSpec, config *SourceConfig, e *environm
 	if err := configureLabelSets("block_io_latency", "block_io_queue", "block_io_inflight", "block_io_queued")(spec, config, e); err != nil {
 		return err
 	}
-	argument, err := e.requestArgument()
+	arguments, err := e.arguments("block_rq_issue")
 	if err != nil {
 		return err
 	}
-	return setVariable(spec, "rq_argument", argument)
+	return setVariable(spec, "rq_argument", uint32(arguments-1)) // the last one
+}
+
+// configureLockWait says so if the kernel does not report waits for locks.
+func configureLockWait(_ *ebpf.CollectionSpec, _ *SourceConfig, e *environment) error {
+	if _, err := e.arguments("contention_begin"); err != nil {
+		return fmt.Errorf("%w (only Linux 5.19 and later report waits for locks)", err)
+	}
+	return nil
+}
+
+func configureRetransmits(spec *ebpf.CollectionSpec, _ *SourceConfig, e *environment) error {
+	arguments, err := e.arguments("tcp_retransmit_skb")
+	if err != nil {
+		return err
+	}
+	return setVariable(spec, "failures_reported", arguments > 2)
 }
 
 func configureSyscalls(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error {

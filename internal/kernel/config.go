@@ -114,6 +114,9 @@ func (c *SourceConfig) Validate() error {
 	var errs []error
 	if c.Buckets != nil {
 		errs = append(errs, c.Buckets.validate())
+		if len(c.Metrics()) == 0 {
+			errs = append(errs, keyErrorf("buckets", "source %s has no histograms (remove the key)", c.Name))
+		}
 	}
 	if err := c.Histogram.Validate(); err != nil {
 		errs = append(errs, &KeyError{Key: "histogram", Err: err})

@@ -80,6 +80,7 @@ func TestConfigErrors(t *testing.T) {
 		{SourceConfig{Name: "nfs", MaxLabelSets: 5}, "max_label_sets", "source nfs has a fixed list of label sets and takes no bound (remove the key)"},
 		{SourceConfig{Name: "block", MaxLabelSets: -1}, "max_label_sets", "-1 is not between 1 and 65536"},
 		{SourceConfig{Name: "nfs", Allow: []string{"read"}}, "allow", "source nfs has no allow list (remove the key)"},
+		{SourceConfig{Name: "tcp_retransmit", Buckets: count(3)}, "buckets", "source tcp_retransmit has no histograms (remove the key)"},
 		{SourceConfig{Name: "syscalls", Allow: []string{}}, "allow", "the list is empty (remove the key for the default list, or the source to time no system call)"},
 		{SourceConfig{Name: "syscalls", Allow: []string{"read", "exit_group"}}, "allow[1]", "system call exit_group never returns, so it has no latency (remove it)"},
 		{SourceConfig{Name: "syscalls", Allow: []string{"read", "read"}}, "allow[1]", "system call read is listed twice"},

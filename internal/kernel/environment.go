@@ -106,25 +106,25 @@ func hasMember(spec *btf.Spec, structure, member string) bool {
 	return slices.ContainsFunc(t.Members, func(m btf.Member) bool { return m.Name == member })
 }
 
-// requestArgument returns the position of the request among the arguments of block_rq_issue.
-func (e *environment) requestArgument() (uint32, error) {
+// arguments returns how many arguments a tracepoint that is built into the kernel has.
+func (e *environment) arguments(tracepoint string) (int, error) {
 	spec, err := e.cache.Kernel()
 	if err != nil {
 		return 0, err
 	}
 	var prototype *btf.Typedef
-	if err := spec.TypeByName("btf_trace_block_rq_issue", &prototype); err != nil {
-		return 0, fmt.Errorf("find tracepoint block_rq_issue in kernel type information: %w", err)
+	if err := spec.TypeByName("btf_trace_"+tracepoint, &prototype); err != nil {
+		return 0, fmt.Errorf("find tracepoint %s in kernel type information: %w", tracepoint, err)
 	}
 	pointer, ok := prototype.Type.(*btf.Pointer)
 	if !ok {
-		return 0, errors.New("read prototype of tracepoint block_rq_issue: it is no pointer")
+		return 0, fmt.Errorf("read prototype of tracepoint %s: it is no pointer", tracepoint)
 	}
 	function, ok := pointer.Target.(*btf.FuncProto)
-	if !ok || len(function.Params) < 2 {
-		return 0, errors.New("read prototype of tracepoint block_rq_issue: it is no function of a request")
+	if !ok || len(function.Params) == 0 {
+		return 0, fmt.Errorf("read prototype of tracepoint %s: it is no function", tracepoint)
 	}
-	return uint32(len(function.Params) - 2), nil // the first parameter is the tracepoint's own
+	return len(function.Params) - 1, nil // the first parameter is the tracepoint's own
 }
 
 // hasBuiltin returns whether the function or the tracepoint of a hook is built into the kernel, as far as its type information tells.

@@ -123,12 +123,14 @@ func TestInFlightFullOfEachSource(t *testing.T) {
 		work      func(t *testing.T)
 	}{
 		{"block", "pending_requests", func(t *testing.T) { concurrentReads(t, loopDevice(t, 1<<20)) }},
+		{"dns", "queries", unansweredQueries},
+		{"dns", "sent_queries", unansweredQueries},
 		{"offcpu", "hash_absences", func(t *testing.T) { loadScheduler(t) }},
 		{"runqueue", "hash_waits", func(t *testing.T) { loadScheduler(t) }},
 		{"tcp_connect", "connecting", func(t *testing.T) { hangingConnects(t, 4) }},
 		{"workqueue", "queued_works", func(t *testing.T) { concurrentReads(t, loopDevice(t, 1<<20)) }},
 	} {
-		t.Run(test.source, func(t *testing.T) {
+		t.Run(test.source+" "+test.m, func(t *testing.T) {
 			k := openWith(t, Options{tamper: func(spec *ebpf.CollectionSpec) {
 				if v := spec.Variables["in_task_storage"]; v != nil {
 					if err := v.Set(false); err != nil {

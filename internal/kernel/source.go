@@ -73,8 +73,10 @@ func (s *loadedSource) prepare() error {
 		return err
 	}
 	s.spec = spec
-	if err := setBounds(spec, s.config.bounds()); err != nil {
-		return err
+	if len(s.config.Metrics()) > 0 {
+		if err := setBounds(spec, s.config.bounds()); err != nil {
+			return err
+		}
 	}
 	now, err := monotonic()
 	if err != nil {

@@ -37,14 +37,19 @@ func TestMain(m *testing.M) {
 // open runs sources, with hooks attached in one way if how is not empty, and demands that every hook is attached or not needed.
 func open(t *testing.T, how string, configs ...kernel.SourceConfig) *kernel.Kernel {
 	t.Helper()
-	var o kernel.Options
-	if how != "" {
-		o.Ways = []string{how}
+	if how == "" {
+		return openWays(t, nil, configs...)
 	}
+	return openWays(t, []string{how}, configs...)
+}
+
+// openWays is open with several ways to attach, for sources with hooks of several kinds.
+func openWays(t *testing.T, ways []string, configs ...kernel.SourceConfig) *kernel.Kernel {
+	t.Helper()
 	for i := range configs {
 		configs[i].MaxCPU = new(kernel.Cores) // an emulated CPU takes long
 	}
-	k, err := kernel.Open(t.Context(), configs, o)
+	k, err := kernel.Open(t.Context(), configs, kernel.Options{Ways: ways})
 	if err != nil {
 		t.Fatal(err)
 	}
