@@ -3,7 +3,10 @@
  *
  * Requests are keyed by their address, which is that of a slot in a preallocated set: one that was merged into another never completes, and
  * its address comes back with another request. A request that is issued without waiting in a queue has no queue time. A request that is
- * issued again, because the driver had no room, is timed from the last issue. Bio-based drivers (md, dm) make no requests of their own. */
+ * issued again, because the driver had no room, is timed from the last issue.
+ *
+ * Drivers such as md, dm and zram make no requests, but take bios: those are timed from the queueing of the bio to its completion, whatever parts it
+ * is split into and whatever other devices those go to. */
 #include "kernel.bpf.h"
 #include "gauge.bpf.h"
 #include "histogram.bpf.h"
@@ -27,8 +30,16 @@ struct pending_request {
 	__u64 issue_ns;	 /* 0: not issued */
 };
 
-/* Set by the loader: position of the request among the arguments of block_rq_issue and block_rq_insert. */
+struct pending_bio {
+	__u64 queue_ns;
+	struct gendisk *disk; /* to which it was queued: the driver may send it on to another one */
+	enum block_operation operation;
+};
+
+/* Set by the loader: position of the request among the arguments of block_rq_issue and block_rq_insert, and of the bio among those of
+ * block_bio_queue. */
 const volatile __u32 rq_argument;
+const volatile __u32 bio_argument;
 
 /* What is counted when no label set is free. */
 static const struct block_key other_key = { .device = "other", .operation = BLOCK_OPERATION_OTHER };
@@ -45,6 +56,14 @@ struct {
 	__type(key, __u64);
 	__type(value, struct pending_request);
 } pending_requests SEC(".maps");
+
+/* Key: address of the bio. Value: its time and what it is. As many entries as bios can be under way at once in drivers that take them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, struct pending_bio);
+} pending_bios SEC(".maps");
 
 static __always_inline struct gendisk *request_disk(struct request *rq)
 {
@@ -160,6 +179,85 @@ int count_in_flight(struct bpf_iter__bpf_map_elem *ctx)
 	pending = *noted;
 	count_request((struct request *)*address, &pending);
 	return 0;
+}
+
+static __always_inline struct gendisk *bio_disk(struct bio *bio)
+{
+	struct bio___5_11 *old = (void *)bio;
+
+	if (bpf_core_field_exists(old->bi_disk))
+		return BPF_CORE_READ(old, bi_disk);
+	return BPF_CORE_READ(bio, bi_bdev, bd_disk);
+}
+
+static __always_inline enum block_operation bio_operation(struct bio *bio)
+{
+	__u32 bits = BPF_CORE_READ(bio, bi_opf), operation = bits & REQ_OP_MASK;
+
+	if (operation == BLOCK_OPERATION_WRITE && !BPF_CORE_READ(bio, bi_iter.bi_size) &&
+	    (bits & (1U << bpf_core_enum_value(enum req_flag_bits, __REQ_PREFLUSH))))
+		return BLOCK_OPERATION_FLUSH; /* a write of nothing */
+	return operation < BLOCK_OPERATION_OTHER ? operation : BLOCK_OPERATION_OTHER;
+}
+
+static __always_inline int handle_bio_queue(struct bio *bio)
+{
+	struct gendisk *disk = bio_disk(bio);
+	struct pending_bio pending = {};
+	__u64 address = (__u64)bio;
+
+	if (BPF_CORE_READ(disk, queue, mq_ops))
+		return 0; /* it becomes a part of requests */
+	pending.disk = disk;
+	pending.operation = bio_operation(bio);
+	pending.queue_ns = bpf_ktime_get_ns();
+	if (bpf_map_update_elem(&pending_bios, &address, &pending, BPF_ANY))
+		count_loss(in_flight_full);
+	return 0;
+}
+
+static __always_inline int handle_bio_complete(struct bio *bio)
+{
+	__u64 address = (__u64)bio, now;
+	struct block_key key = {}, other = other_key;
+	struct pending_bio *pending, ended;
+
+	pending = bpf_map_lookup_elem(&pending_bios, &address);
+	if (!pending)
+		return 0; /* of a driver of requests, a part of another bio, or queued before latpush attached */
+	now = bpf_ktime_get_ns();
+	ended = *pending;
+	bpf_map_delete_elem(&pending_bios, &address);
+	if (!ascending(ended.queue_ns, now))
+		return 0;
+	key.operation = ended.operation;
+	bpf_probe_read_kernel_str(key.device, sizeof(key.device), &ended.disk->disk_name);
+	histogram_observe(&block_io_latency, &key, &other, now - ended.queue_ns);
+	return 0;
+}
+
+SEC("tp_btf/block_bio_queue")
+int block_bio_queue_tp_btf(__u64 *ctx)
+{
+	return handle_bio_queue((struct bio *)(bio_argument ? ctx[1] : ctx[0]));
+}
+
+SEC("raw_tp/block_bio_queue")
+int block_bio_queue_raw_tp(__u64 *ctx)
+{
+	return handle_bio_queue((struct bio *)(bio_argument ? ctx[1] : ctx[0]));
+}
+
+SEC("tp_btf/block_bio_complete")
+int BPF_PROG(block_bio_complete_tp_btf, void *queue, struct bio *bio)
+{
+	return handle_bio_complete(bio);
+}
+
+SEC("raw_tp/block_bio_complete")
+int BPF_PROG(block_bio_complete_raw_tp, void *queue, struct bio *bio)
+{
+	return handle_bio_complete(bio);
 }
 
 SEC("tp_btf/block_rq_insert")

@@ -75,6 +75,21 @@ static __always_inline void call_begin(__u32 operation, __u64 argument)
 		count_loss(in_flight_full);
 }
 
+/* Returns what is noted of operation of the current task, which may have ended; NULL if nothing is. */
+static __always_inline struct call *current_call(__u32 operation)
+{
+	struct call_key key = {};
+	struct calls *calls;
+
+	if (in_task_storage) {
+		calls = bpf_task_storage_get(&task_calls, bpf_get_current_task_btf(), 0, 0);
+		return calls ? &calls->of[operation] : NULL;
+	}
+	key.task = bpf_get_current_pid_tgid();
+	key.operation = operation;
+	return bpf_map_lookup_elem(&hash_calls, &key);
+}
+
 enum call_end {
 	CALL_ENDED,
 	CALL_NOT_STARTED, /* the task has begun calls before, but not this one */

@@ -7,6 +7,8 @@
  *   task_struct.on_cpu shrank from an int to a byte by 7.2                      task_struct below
  *   request.ref became an atomic_t in 5.16 (0a467d0fdd95)                       struct request below
  *   request.rq_disk moved to request_queue.disk in 5.17 (f3fa33acca9f)          request_disk()
+ *   bio.bi_disk became bi_bdev in 5.12 (309dca309fc3)                           bio_disk()
+ *   block_bio_queue lost its request_queue argument in 5.11 (e8a676d61c07)      block.bpf.c, bio_argument
  *   block_rq_issue and block_rq_insert lost their request_queue argument
  *   in 5.11 (a54895fa057c), backported to 5.10.137                              block.bpf.c, rq_argument */
 #ifndef LATPUSH_KERNEL_BPF_H
@@ -20,6 +22,21 @@
 
 enum mq_rq_state {
 	MQ_RQ_IDLE,
+};
+
+/* The kernel's numbers are others: they are relocated too. */
+enum req_flag_bits {
+	__REQ_PREFLUSH,
+};
+
+enum wb_reason {
+	WB_REASON_BACKGROUND,
+	WB_REASON_VMSCAN,
+	WB_REASON_SYNC,
+	WB_REASON_PERIODIC,
+	WB_REASON_FS_FREE_SPACE,
+	WB_REASON_FORKER_THREAD,
+	WB_REASON_FOREIGN_FLUSH,
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -199,12 +216,36 @@ struct file {
 	unsigned int f_mode;
 };
 
+struct request_queue;
+
 struct gendisk {
 	char disk_name[32];
+	struct request_queue *queue;
 };
+
+struct blk_mq_ops;
 
 struct request_queue {
 	struct gendisk *disk;
+	const struct blk_mq_ops *mq_ops;
+};
+
+struct block_device {
+	struct gendisk *bd_disk;
+};
+
+struct bvec_iter {
+	unsigned int bi_size;
+};
+
+struct bio {
+	struct block_device *bi_bdev;
+	unsigned int bi_opf;
+	struct bvec_iter bi_iter;
+};
+
+struct bio___5_11 {
+	struct gendisk *bi_disk;
 };
 
 /* Also stands for refcount_t, which request.ref was before 5.16 (0a467d0fdd95): only its place is relocated. */
@@ -223,6 +264,28 @@ struct request {
 
 struct request___5_16 {
 	struct gendisk *rq_disk;
+};
+
+struct shrink_control;
+
+struct shrinker {
+	unsigned long (*scan_objects)(struct shrinker *, struct shrink_control *);
+};
+
+struct trace_event_raw_mm_shrink_slab_start {
+	struct shrinker *shr;
+};
+
+struct trace_event_raw_mm_shrink_slab_end {
+	struct shrinker *shr;
+};
+
+struct wb_writeback_work {
+	enum wb_reason reason;
+};
+
+struct trace_event_raw_balance_dirty_pages {
+	long pause; /* ms */
 };
 
 #pragma clang attribute pop
@@ -255,6 +318,14 @@ enum {
 
 /* Sleeping in a way that any signal ends. */
 #define TASK_INTERRUPTIBLE 0x1
+
+/* Flags of a page fault, which were no enumeration before 5.14, and of its result. */
+#define FAULT_FLAG_WRITE       0x01
+#define FAULT_FLAG_TRIED       0x20
+#define FAULT_FLAG_INSTRUCTION 0x100
+#define VM_FAULT_MAJOR	       0x4
+#define VM_FAULT_RETRY	       0x400
+#define VM_FAULT_ERROR	       0x873 /* out of memory, SIGBUS, SIGSEGV, bad memory, or a huge page that is to be split */
 
 /* EXIT_DEAD and EXIT_ZOMBIE, as which the record of sched_switch reports a task that has died. */
 #define REPORTED_DEAD 0x30

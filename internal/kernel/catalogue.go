@@ -102,7 +102,7 @@ func inModule(module string, h hook) hook {
 	return h
 }
 
-// function describes a hook on the entry and the return of a function of a module.
+// function describes a hook on the entry and the return of a function of a module, or of the kernel itself if module is empty.
 func function(module, name, absent string) hook {
 	return hook{
 		name: name, events: []string{name}, module: module, absent: absent,
@@ -121,7 +121,7 @@ func catalogue() []source {
 		{
 			name: "block", standard: true,
 			metrics: []metric{
-				{name: "block_io_latency_seconds", help: "Time from the issue of a block request to a device to its completion."},
+				{name: "block_io_latency_seconds", help: "Time from the issue of a block request to a device to its completion, or of a bio where there are no requests."},
 				{name: "block_io_queue_seconds", help: "Time from the insertion of a block request into the I/O scheduler's queue to its issue."},
 			},
 			inFlight: &inFlight{elementsOf: "pending_requests", gauges: []gauge{
@@ -134,7 +134,10 @@ func catalogue() []source {
 					"Time that the oldest of the block requests that wait to be issued to a device has waited, 0 without one.",
 				},
 			}},
-			hooks:      []hook{tracepoints("block_rq", false, "block_rq_complete", "block_rq_issue", "block_rq_insert")},
+			hooks: []hook{
+				tracepoints("block_rq", false, "block_rq_complete", "block_rq_issue", "block_rq_insert"),
+				tracepoints("block_bio", false, "block_bio_complete", "block_bio_queue"),
+			},
 			openLabels: true,
 			configure:  configureBlock,
 			label:      func(value string) string { return strings.ReplaceAll(value, "!", "/") }, // as devtmpfs names the device
@@ -229,6 +232,14 @@ func catalogue() []source {
 			hooks: []hook{tracepoints("sched", true, "sched_switch")},
 		},
 		{
+			name: "page_fault",
+			metrics: []metric{
+				{name: "page_fault_latency_seconds", help: "Time a task waits in a major page fault.", fromZero: true},
+			},
+			hooks:     []hook{function("", "handle_mm_fault", "")},
+			configure: configureInFlight,
+		},
+		{
 			name: "reclaim", standard: true,
 			metrics: []metric{
 				{name: "memory_stall_seconds", help: "Time a task is held up by freeing memory or by making room for a larger block of it.", fromZero: true},
@@ -250,12 +261,30 @@ func catalogue() []source {
 			configure: configureRunqueue,
 		},
 		{
+			name: "shrinkers", standard: true,
+			metrics: []metric{
+				{name: "shrinker_latency_seconds", help: "Time a cache of the kernel takes to give back memory when it is asked to."},
+			},
+			hooks:      []hook{tracepoints("mm_shrink_slab", true, "mm_shrink_slab_end", "mm_shrink_slab_start")},
+			openLabels: true,
+			configure:  configureLabelSets("shrinker_latency"),
+		},
+		{
 			name: "softirq", standard: true,
 			metrics: []metric{
 				{name: "softirq_latency_seconds", help: "Time from the raise of a soft interrupt to its handler.", fromZero: true},
 				{name: "softirq_service_seconds", help: "Time the handler of a soft interrupt takes.", fromZero: true},
 			},
 			hooks: []hook{tracepoints("softirq", true, "softirq_exit", "softirq_entry", "softirq_raise")},
+		},
+		{
+			name: "swap_in", standard: true,
+			metrics: []metric{{
+				name: "swap_in_latency_seconds", help: "Time a task waits for a page of its memory that is read back from swap.", fromZero: true,
+				values: func(*SourceConfig) []string { return []string{""} },
+			}},
+			hooks:     []hook{function("", "do_swap_page", "")},
+			configure: configureInFlight,
 		},
 		{
 			name: "syscalls", standard: true,
@@ -305,6 +334,21 @@ func catalogue() []source {
 			hooks:      []hook{tracepoints("workqueue", false, "workqueue_execute_end", "workqueue_execute_start", "workqueue_queue_work")},
 			openLabels: true,
 			configure:  configureLabelSets("workqueue_latency", "workqueue_service"),
+		},
+		{
+			name: "writeback", standard: true,
+			metrics: []metric{
+				{name: "writeback_latency_seconds", help: "Time a pass over the dirty inodes of a device takes to write their pages.", fromZero: true},
+				{
+					name: "writeback_throttle_seconds", help: "Time a task is made to wait because too many pages are dirty.", fromZero: true,
+					values: func(*SourceConfig) []string { return []string{""} },
+				},
+			},
+			hooks: []hook{
+				tracepoints("writeback", false, "writeback_written", "writeback_start"),
+				{name: "balance_dirty_pages", events: []string{"balance_dirty_pages"}, ways: []way{{Tracepoint, []string{"tracepoint"}}}},
+			},
+			configure: configureInFlight,
 		},
 	}
 }
@@ -373,11 +417,16 @@ func configureBlock(spec *ebpf.CollectionSpec, config *SourceConfig, e *environm
 	if err := configureLabelSets("block_io_latency", "block_io_queue", "block_io_inflight", "block_io_queued")(spec, config, e); err != nil {
 		return err
 	}
-	arguments, err := e.arguments("block_rq_issue")
-	if err != nil {
-		return err
+	for variable, event := range map[string]string{"rq_argument": "block_rq_issue", "bio_argument": "block_bio_queue"} {
+		arguments, err := e.arguments(event)
+		if err != nil {
+			return err
+		}
+		if err := setVariable(spec, variable, uint32(arguments-1)); err != nil { // the last one
+			return err
+		}
 	}
-	return setVariable(spec, "rq_argument", uint32(arguments-1)) // the last one
+	return nil
 }
 
 // configureLockWait says so if the kernel does not report waits for locks.

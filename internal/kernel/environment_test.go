@@ -50,6 +50,7 @@ func TestMain(m *testing.M) {
 		}
 	}
 	printSources()
+	fmt.Printf("symbols hidden=%t\n", symbolsHidden())
 }
 
 // hideBTF makes the kernel look as if it had been built without type information, to this process alone.
@@ -117,5 +118,16 @@ func TestWithoutCapabilities(t *testing.T) {
 		if !found || !strings.Contains(line, "missing capability: CAP_PERFMON, CAP_BPF") {
 			t.Errorf("%s: %q in:\n%s", name, line, output)
 		}
+	}
+}
+
+// The kernel shows where its functions are to this process, and not to one without capabilities.
+func TestSymbolsHidden(t *testing.T) {
+	if symbolsHidden() {
+		t.Error("the kernel hides the addresses of its functions from a process with all capabilities (sysctl kernel.kptr_restrict=0)")
+	}
+	output := child(t, "no capabilities", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}})
+	if !strings.Contains(output, "symbols hidden=true\n") {
+		t.Errorf("a process without capabilities sees them (sysctl kernel.perf_event_paranoid=2):\n%s", output)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -111,6 +112,11 @@ func (f *keyField) value(raw []byte) string {
 		return other
 	}
 	return strconv.FormatUint(number, 10)
+}
+
+// hasFunctions returns whether a label is the name of a function.
+func (l *keyLayout) hasFunctions() bool {
+	return slices.ContainsFunc(l.fields, func(f keyField) bool { return f.symbol })
 }
 
 // learn looks up the names of the functions in keys that have not been seen before. Those that have none are "other".

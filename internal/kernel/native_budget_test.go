@@ -277,6 +277,10 @@ func TestEverySourceIsAttachedAgain(t *testing.T) {
 		}
 		before := k.Sources()[i]
 		k.mu.Lock()
+		if !s.attached() && !s.waits() { // this kernel has no probes of functions
+			k.mu.Unlock()
+			continue
+		}
 		counted := 0
 		kept := maps.Clone(s.maps)
 		if err := s.detach(errors.New("test")); err != nil {

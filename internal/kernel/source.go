@@ -160,6 +160,10 @@ func (s *loadedSource) newTable(m *metric) (*table, error) {
 	if err := putZeros(inKernel, first); err != nil {
 		return nil, fmt.Errorf("fill map %s: %w", m.mapName(), err)
 	}
+	if layout.hasFunctions() && symbolsHidden() {
+		s.options.Log.Warn("functions are counted as other: the kernel hides their addresses (grant CAP_SYSLOG, and set kernel.kptr_restrict to less than 2)",
+			"metric", m.name)
+	}
 	description.Labels = layout.labels()
 	t, err := newTable(description, inKernel, s.labelsOf(layout), m.fromZero)
 	if err != nil {

@@ -44,6 +44,16 @@ func hasSymbol(name string) bool {
 	return found || err != nil
 }
 
+// symbolsHidden returns whether the kernel lists its symbols without their addresses.
+func symbolsHidden() bool {
+	hidden := true
+	err := eachSymbol(func(address uint64, _ []byte) bool {
+		hidden = address == 0
+		return hidden
+	})
+	return hidden || err != nil
+}
+
 // functionNames returns the names of the functions at the given addresses, without what the compiler appended to them. An address without a
 // name is left out: its module is gone, or the kernel does not show addresses to this process (CAP_SYSLOG, kernel.kptr_restrict).
 func functionNames(addresses map[uint64]bool) (map[uint64]string, error) {

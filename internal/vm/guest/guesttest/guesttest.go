@@ -106,3 +106,14 @@ func Page(t *testing.T) []byte {
 	t.Cleanup(func() { Succeed(t, func() error { return unix.Munmap(memory) }) })
 	return memory
 }
+
+// DelayedDisk makes a disk of the device mapper for as long as the test.
+func DelayedDisk(t *testing.T, o guest.DelayedDiskOptions) *guest.DelayedDisk {
+	t.Helper()
+	disk, err := guest.NewDelayedDisk(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Succeed(t, disk.Close) })
+	return disk
+}
