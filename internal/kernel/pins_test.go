@@ -62,17 +62,20 @@ func TestCallUnderWayIsTakenOver(t *testing.T) {
 // loseLinks makes of pinned hooks what a kernel leaves that cannot pin their links.
 func loseLinks(t *testing.T, path string) {
 	t.Helper()
-	for _, pattern := range []string{"link-*", "program-*"} {
+	root := &pinPath{path: path}
+	for _, pattern := range []string{"program-*", "link-*"} {
 		files, err := filepath.Glob(filepath.Join(path, "*", "*", "hooks", "*", "*", pattern))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("no %s is pinned (%v)", pattern, err)
 		}
 		for _, file := range files {
+			root.leave(file)
 			if err := os.Remove(file); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
+	root.settle()
 }
 
 // Where links cannot be pinned, the counts survive, the time without programs is counted, and a call that began before it is not timed.
