@@ -129,20 +129,16 @@ func (a *Agent) paths(configFile string) confine.Paths {
 		files = append(files, file)
 	}
 	system := kernel.Files()
+	var move []string
+	if a.config.PinPath != "" {
+		move = append(move, a.config.PinPath)
+	}
 	return confine.Paths{
 		Read:  slices.Concat(read, confine.Folders(files...), system.Read),
 		Write: system.Write,
-		Own:   a.owned(),
+		Own:   confine.Remountable(a.config.Spool.Directory),
+		Move:  move,
 	}
-}
-
-// owned returns the folders in which a running agent makes and removes files: the spool, and the pins, which it removes when it stops.
-func (a *Agent) owned() []string {
-	folders := confine.Remountable(a.config.Spool.Directory)
-	if a.config.PinPath != "" {
-		folders = append(folders, a.config.PinPath)
-	}
-	return folders
 }
 
 // allowed checks what a reload would change that the confinement does not let a running agent do.

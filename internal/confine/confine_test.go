@@ -90,12 +90,12 @@ func TestLandlockLeavesTheNamedFolders(t *testing.T) {
 	t.Parallel()
 	landlocked(t)
 	folder := t.TempDir()
-	for _, name := range []string{"read", "own", "outside", "elsewhere"} {
+	for _, name := range []string{"read", "own", "own/other", "move", "move/other", "outside", "elsewhere"} {
 		if err := os.Mkdir(filepath.Join(folder, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"read/file", "own/file", "outside/file", "elsewhere/target", "write"} {
+	for _, name := range []string{"read/file", "own/file", "move/file", "outside/file", "elsewhere/target", "write"} {
 		if err := os.WriteFile(filepath.Join(folder, name), []byte(name), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -119,6 +119,10 @@ func files(folder string) error {
 		Write: []string{in("write")},
 		Own:   []string{in("own")},
 	}
+	version, _, _ := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if version > 1 {
+		paths.Move = []string{in("move")}
+	}
 	if err := p.Landlock(paths); err != nil {
 		return err
 	}
@@ -136,7 +140,13 @@ func files(folder string) error {
 		return err
 	}
 	list := func(name string) error { _, err := os.ReadDir(in(name)); return err }
+	if version > 1 {
+		if err := expect("move to another folder", os.Rename(in("move/file"), in("move/other/file")), 0); err != nil {
+			return err
+		}
+	}
 	return errors.Join(
+		expect("move to another folder where nothing is moved", os.Rename(in("own/file"), in("own/other/file")), unix.EXDEV),
 		expect("read", read("read/file"), 0),
 		expect("read through a link", read("read/link"), 0),
 		expect("read beside the target of a link", list("elsewhere"), 0),

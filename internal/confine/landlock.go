@@ -18,12 +18,14 @@ type Paths struct {
 	Read  []string // folders or files to read, with all that is below them
 	Write []string // files to write as well
 	Own   []string // folders in which files and folders are also made and removed
+	Move  []string // folders below which they are also moved from one folder to another
 }
 
 // The rights, which are those of files and folders up to Landlock's ABI 5. To execute a file is not among them, nor are device nodes, sockets, pipes and links.
 const (
 	rightsRead  = llsyscall.AccessFSReadFile | llsyscall.AccessFSReadDir
 	rightsWrite = llsyscall.AccessFSReadFile | llsyscall.AccessFSWriteFile | llsyscall.AccessFSTruncate
+	rightsMove  = rightsOwn | llsyscall.AccessFSRefer
 	rightsOwn   = rightsRead | rightsWrite | llsyscall.AccessFSMakeReg | llsyscall.AccessFSMakeDir | llsyscall.AccessFSRemoveFile | llsyscall.AccessFSRemoveDir
 )
 
@@ -43,12 +45,14 @@ func restrictPaths(paths Paths) error {
 		return fmt.Errorf("ask for Landlock: %w (a sandbox around latpush refuses it)", err)
 	case abi < 1:
 		return errNoLandlock
+	case abi == 1 && len(paths.Move) > 0:
+		return errors.New("this kernel's Landlock cannot let files be moved between folders (5.19), as pins are (with an empty pin_path it is of use)")
 	}
 	var rules []landlock.Rule
 	for _, r := range []struct {
 		rights landlock.AccessFSSet
 		paths  []string
-	}{{rightsRead, paths.Read}, {rightsWrite, paths.Write}, {rightsOwn, paths.Own}} {
+	}{{rightsRead, paths.Read}, {rightsWrite, paths.Write}, {rightsOwn, paths.Own}, {rightsMove, paths.Move}} {
 		for _, path := range r.paths {
 			rules = append(rules, ruleFor(path, r.rights))
 		}
