@@ -54,7 +54,11 @@ func restrictPaths(paths Paths) error {
 		paths  []string
 	}{{rightsRead, paths.Read}, {rightsWrite, paths.Write}, {rightsOwn, paths.Own}, {rightsMove, paths.Move}} {
 		for _, path := range r.paths {
-			rules = append(rules, ruleFor(path, r.rights))
+			// What the user cannot reach, such as debugfs, needs no rule, and would be an error.
+			if fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0); err == nil {
+				_ = unix.Close(fd)
+				rules = append(rules, ruleFor(path, r.rights))
+			}
 		}
 	}
 	if err := landlock.V5.BestEffort().RestrictPaths(rules...); err != nil {
