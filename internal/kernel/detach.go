@@ -93,7 +93,7 @@ func (s *loadedSource) removeHooks() error {
 	return errors.Join(errs...)
 }
 
-// attachAgain loads and attaches the programs that detach has taken out. After an error they are still detached.
+// attachAgain loads and attaches the programs that detach has taken out. After an error they are still detached: no hook could be attached.
 func (s *loadedSource) attachAgain() (string, error) {
 	defer s.environment.forget()
 	if s.pins != nil {
@@ -103,12 +103,22 @@ func (s *loadedSource) attachAgain() (string, error) {
 		return "", err
 	}
 	s.pinMaps(true)
+	var hooks []*loadedHook
 	for i := range s.hooks {
 		if h := &s.hooks[i]; h.detached {
 			h.detached, h.err = false, nil
+			hooks = append(hooks, h)
 		}
 	}
 	s.attachMissing()
+	if !s.attached() && !s.waits() {
+		errs := []error{s.closeInFlight()}
+		for _, h := range hooks {
+			h.detached = true
+			errs = append(errs, fmt.Errorf("hook %s: %w", h.name, h.err))
+		}
+		return "", errors.Join(errs...)
+	}
 	return s.summary(), nil
 }
 

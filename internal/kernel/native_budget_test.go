@@ -326,6 +326,28 @@ func TestEverySourceIsAttachedAgain(t *testing.T) {
 	}
 }
 
+// What cannot be attached again stays detached, and is attached when it can be.
+func TestSourceThatCannotBeAttachedAgain(t *testing.T) {
+	k := openWith(t, Options{}, SourceConfig{Name: "softirq", MaxCPU: new(Cores)})
+	s := k.sources[0].loaded
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := s.detach(errors.New("test")); err != nil {
+		t.Fatal(err)
+	}
+	s.options.Ways = []string{"none"}
+	if _, err := s.attachAgain(); err == nil || !strings.Contains(err.Error(), "hook softirq: none of the ways") {
+		t.Errorf("%v", err)
+	}
+	if h := s.status().Hooks[0]; h.How != Detached || h.Err == nil || !s.reports() {
+		t.Errorf("hook is %+v", h)
+	}
+	s.options.Ways = nil
+	if _, err := s.attachAgain(); err != nil || !s.attached() {
+		t.Errorf("%v, %+v", err, s.status())
+	}
+}
+
 // A reload of the configuration leaves a detached source alone, unless its bound is another one; and closing removes what is left of it.
 func TestReconfigureAndClose(t *testing.T) {
 	times := impatient()

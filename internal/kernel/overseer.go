@@ -25,6 +25,7 @@ type overseer struct {
 	log        *slog.Logger
 	timing     timing
 	statistics func() (io.Closer, error) // switches the kernel's statistics on until it is closed
+	measuring  sync.Mutex                // one measurement at a time
 
 	lock    sync.Locker // guards the sources and the fields below
 	sources func() []metered
@@ -114,6 +115,8 @@ func (o *overseer) rebound(s metered, bound Cores) {
 // measure measures all sources for a time, and detaches those that take too much. However late it is woken, the statistics are on from the first
 // look at them to the last.
 func (o *overseer) measure(ctx context.Context, length time.Duration) {
+	o.measuring.Lock()
+	defer o.measuring.Unlock()
 	if !o.anyAttached() {
 		return
 	}
