@@ -2,16 +2,12 @@ package kernel
 
 import (
 	"errors"
-	"io"
 	"log/slog"
 	"maps"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,54 +20,6 @@ func impatient() *timing {
 		window: 40 * time.Millisecond, interval: 250 * time.Millisecond, soon: 80 * time.Millisecond, over: 3 * time.Second,
 		pause: time.Second, longest: time.Minute, forgiven: time.Hour,
 	}
-}
-
-// storm makes calls on all CPUs, in a process of its own, until the returned function is called, which returns how many there were.
-func storm(t *testing.T) (end func() uint64) {
-	t.Helper()
-	command := exec.Command("/proc/self/exe")
-	command.Env = append(os.Environ(), childEnvironment+"=storm")
-	var output strings.Builder
-	command.Stdout = &output
-	stdin, err := command.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	end = sync.OnceValue(func() uint64 {
-		_ = stdin.Close()
-		if err := command.Wait(); err != nil {
-			t.Error(err)
-		}
-		return parse(t, strings.TrimSpace(output.String()))
-	})
-	t.Cleanup(func() { end() })
-	return end
-}
-
-// stormUntilEOF makes calls until the standard input ends, and returns how many.
-func stormUntilEOF() uint64 {
-	runtime.GOMAXPROCS(runtime.NumCPU() + 2) // someone has to see the end of it
-	var over atomic.Bool
-	var calls atomic.Uint64
-	var threads sync.WaitGroup
-	for range runtime.NumCPU() {
-		threads.Go(func() {
-			onThread(func() {
-				var n uint64
-				for ; !over.Load(); n++ {
-					_, _, _ = unix.Syscall(unix.SYS_GETPPID, 0, 0, 0) // of which Go's scheduler knows
-				}
-				calls.Add(n)
-			})
-		})
-	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	over.Store(true)
-	threads.Wait()
-	return calls.Load()
 }
 
 // waitHook waits until the only hook of the only source is attached, or is not, and returns how long that took.
@@ -149,24 +97,6 @@ func TestStormIsDetached(t *testing.T) {
 			t.Errorf("the log has %q %d times:\n%s", text, n, log.String())
 		}
 	}
-}
-
-// lines is written by several goroutines.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 // loadedPrograms counts the programs that the sources hold.
