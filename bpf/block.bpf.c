@@ -41,6 +41,9 @@ struct pending_bio {
 const volatile __u32 rq_argument;
 const volatile __u32 bio_argument;
 
+/* When the first issue was seen: those of requests that were made later are seen, too. 0: none was. */
+static volatile __u64 issues_since;
+
 /* What is counted when no label set is free. */
 static const struct block_key other_key = { .device = "other", .operation = BLOCK_OPERATION_OTHER };
 
@@ -111,6 +114,8 @@ static __always_inline int handle_issue(struct request *rq)
 	struct pending_request *known, pending = { .issue_ns = bpf_ktime_get_ns() };
 	__u64 address = (__u64)rq, inserted;
 
+	if (!issues_since)
+		issues_since = pending.issue_ns;
 	known = bpf_map_lookup_elem(&pending_requests, &address);
 	if (!known) {
 		if (bpf_map_update_elem(&pending_requests, &address, &pending, BPF_ANY))
@@ -136,8 +141,8 @@ static __always_inline int handle_complete(struct request *rq, unsigned int byte
 	pending = bpf_map_lookup_elem(&pending_requests, &address);
 	if (!pending || !pending->issue_ns) {
 		/* No loss: a flush that ends with the device's own flush and was never issued, a write that ends again, without a byte, when its
-		 * flush has, or what was under way at the start. */
-		if (bytes && BPF_CORE_READ(rq, state) != MQ_RQ_IDLE && BPF_CORE_READ(rq, start_time_ns) > loaded_ns)
+		 * flush has, or what may have been issued before issues were seen. */
+		if (bytes && BPF_CORE_READ(rq, state) != MQ_RQ_IDLE && issues_since && BPF_CORE_READ(rq, start_time_ns) > issues_since)
 			count_loss(no_start);
 		return 0;
 	}
