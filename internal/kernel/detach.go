@@ -153,7 +153,8 @@ func (s *loadedSource) renew() error {
 
 // counts returns whether a map holds what is reported.
 func (s *loadedSource) counts(name string) bool {
-	return name == lossesMap || slices.ContainsFunc(s.source.metrics, func(m metric) bool { return m.mapName() == name })
+	return name == lossesMap || slices.ContainsFunc(s.source.metrics, func(m metric) bool { return m.mapName() == name }) ||
+		s.source.inFlight != nil && slices.ContainsFunc(s.source.inFlight.gauges, func(g gauge) bool { return g.name == name })
 }
 
 // cost returns what the source takes of the CPU.

@@ -47,9 +47,9 @@ func (s *loadedSource) closeInFlight() error {
 	if s.inFlight == nil {
 		return nil
 	}
-	err := s.inFlight.close()
+	r := s.inFlight
 	s.inFlight = nil
-	return err
+	return errors.Join(r.link.Close(), r.program.Close())
 }
 
 // newInFlightReader prepares the gauges of a source. With an error there is nothing to close.
@@ -72,11 +72,6 @@ func (s *loadedSource) newInFlightReader() (*inFlightReader, error) {
 		return nil, errors.Join(fmt.Errorf("attach iterator: %w", s.environment.explain(err)), r.program.Close())
 	}
 	return r, nil
-}
-
-// close removes the iterator.
-func (r *inFlightReader) close() error {
-	return errors.Join(r.link.Close(), r.program.Close())
 }
 
 // appendTo appends two samples for each label set to samples: every one of a closed list, and of others those that have been seen.
@@ -146,15 +141,19 @@ func (s *loadedSource) newGaugeTable(g *gauge) (*gaugeTable, error) {
 		keys:     map[string]*gaugeSet{},
 		byValues: map[string]*gaugeSet{},
 	}
+	if err := t.read(); err != nil {
+		return nil, err
+	}
+	rest := string(layout.other())
+	for key, set := range t.keys { // seen before: the map is older than this source, or its programs were taken away for a while
+		set.reported = key != rest
+	}
 	closed := layout.all()
 	for _, key := range closed {
 		t.set(key).reported = true
 	}
 	if closed == nil {
-		t.set(layout.other())
-	}
-	if err := t.read(); err != nil { // what a predecessor has left in a map that was kept
-		return nil, err
+		t.set([]byte(rest))
 	}
 	return t, t.clear()
 }

@@ -239,7 +239,11 @@ func TestEverySourceIsAttachedAgain(t *testing.T) {
 			}
 		}
 		k.mu.Unlock()
-		if want := len(s.source.metrics) + 1; counted != want || len(s.maps) != len(kept) {
+		want := len(s.source.metrics) + 1
+		if s.source.inFlight != nil {
+			want += len(s.source.inFlight.gauges)
+		}
+		if counted != want || len(s.maps) != len(kept) {
 			t.Errorf("%s: %d of %d maps count, want %d of %d", s.name(), counted, len(s.maps), want, len(kept))
 		}
 		after := k.Sources()[i]

@@ -213,6 +213,25 @@ func TestIdle(t *testing.T) {
 	}
 }
 
+// A gauge is sent when it goes up from 0 and when it goes back, whatever the interval.
+func TestIdleGauges(t *testing.T) {
+	t.Parallel()
+	e := newEncoder(t, promwire.Options{IdleInterval: time.Hour})
+	for i, step := range []struct {
+		value float64
+		sent  bool
+	}{{0, true}, {0, false}, {0.5, true}, {0.5, false}, {15.5, true}, {0, true}, {0, false}} {
+		f := gauge("nfs_inflight_oldest_seconds", nil, nil)
+		f.Series[0].Value = step.value
+		want := received{}
+		if step.sent {
+			want["nfs_inflight_oldest_seconds{}"] = []sample{{t0 + int64(i), step.value}}
+		}
+		wantReceived(t, encode(t, e, promwire.V1, snapshot(t0+int64(i), f)).samples, want)
+		e.Accept()
+	}
+}
+
 // The same total and sum in other buckets is a change.
 func TestIdleComparesBuckets(t *testing.T) {
 	t.Parallel()

@@ -35,6 +35,8 @@ func TestNFSEndToEnd(t *testing.T) {
 	stop := runAgent(t, r.URL())
 	expect(t, r, `latpush_hook_attached{source="nfs",hook="nfs_file_read"}`, 1)
 
+	expect(t, r, `nfs_inflight{operation="read"} + nfs_inflight_oldest_seconds{operation="read"}`, 0)
+
 	runner := guesttest.Prepare(t, guest.Workload{Reads: 21, Splices: 2, Writes: 13, Opens: 8, Creates: 3, Getattrs: 34, Fsyncs: 5, Direct: true}, dir)
 	expect(t, r, `sum(nfs_latency_seconds_count{operation="fsync"}) >= bool 1`, 1) // what preparing did
 	time.Sleep(3 * time.Second)                                                    // and all of it

@@ -37,8 +37,8 @@ func awaitInFlight(t *testing.T, k *kernel.Kernel, gauge, labels string, want fl
 	return r
 }
 
-// checkAges demands that the age of the oldest operation of each gauge, named with its label values, grows as fast as the clock, and is no more than the
-// time since a moment before it began.
+// checkAges demands that the age of the oldest operation of each gauge, named with its label values, grows as fast as the clock, and is no more than
+// the time since a moment before it began.
 func checkAges(t *testing.T, k *kernel.Kernel, before time.Duration, gauges ...[2]string) {
 	t.Helper()
 	const watched, slack = time.Second, 0.3 // the guest may be slow between reading and looking at the clock
@@ -188,8 +188,8 @@ func (r *reader) kill() {
 	}
 }
 
-// Requests are under way at the device from issue to completion, and before that in the queue. A request that is merged into another one in the queue is
-// under way no longer. Schedulers let fewer writes than reads become requests, so it reads.
+// Requests are under way at the device from issue to completion, and before that in the queue. A request that is merged into another one in the
+// queue is under way no longer. Schedulers let fewer writes than reads become requests, so it reads.
 func TestBlockInFlight(t *testing.T) {
 	const completion = 3 * time.Second
 	device := slowQueue(t, completion)
