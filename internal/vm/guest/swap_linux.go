@@ -2,6 +2,7 @@ package guest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"unsafe"
@@ -16,15 +17,21 @@ func SwapOn(path string, bytes int64) error {
 	binary.NativeEndian.PutUint32(header[1024:], 1)                           // version
 	binary.NativeEndian.PutUint32(header[1028:], uint32(bytes/int64(page)-1)) // the last page
 	copy(header[page-10:], "SWAPSPACE2")
-	disk, err := os.OpenFile(path, os.O_WRONLY|os.O_SYNC, 0)
-	if err != nil {
-		return fmt.Errorf("make swap space: %w", err)
-	}
-	defer func() { _ = disk.Close() }()
-	if _, err := disk.Write(header); err != nil {
+	if err := writeNow(path, header); err != nil {
 		return fmt.Errorf("make swap space: %w", err)
 	}
 	return swap(unix.SYS_SWAPON, path)
+}
+
+// writeNow writes the beginning of a disk.
+func writeNow(path string, content []byte) (err error) {
+	disk, err := os.OpenFile(path, os.O_WRONLY|os.O_SYNC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, disk.Close()) }()
+	_, err = disk.Write(content)
+	return err
 }
 
 // SwapOff reads back all that is swapped out to a disk and stops to swap to it.

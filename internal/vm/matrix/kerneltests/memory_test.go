@@ -18,8 +18,8 @@ import (
 	"github.com/latpush/latpush/internal/vm/guest/guesttest"
 )
 
-// A read that waits so long is in one of the buckets between these: the kernel's timer makes it a tick less or more.
-const delayed, atLeast, atMost = 25 * time.Millisecond, 16 * time.Millisecond, 34 * time.Millisecond
+// A read that waits so long is in one of the buckets between these: the kernel's timer makes it a tick less or more, and an emulated CPU wakes up late.
+const delayed, atLeast, atMost = 25 * time.Millisecond, 16 * time.Millisecond, 66 * time.Millisecond
 
 // delayedDisk makes a disk whose reads take a known time and whose writes are done at once.
 func delayedDisk(t *testing.T) *guest.DelayedDisk {
@@ -91,10 +91,9 @@ func majorFaults(t *testing.T) uint64 {
 // Faults on pages of a file that has to be read are counted once each, with the time of all tries, and those on pages in memory are not.
 func TestPageFault(t *testing.T) {
 	const times, apart, first = 10, 64, 100
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
 		t.Run(how, func(t *testing.T) {
+			onOneCPU(t) // so on one thread, too
 			disk := guesttest.OpenDirect(t, delayedDisk(t).Path)
 			memory := mapped(t, disk, 8192, unix.MAP_PRIVATE)
 			if err := unix.Madvise(memory, unix.MADV_RANDOM); err != nil { // only the page itself is read
@@ -149,11 +148,30 @@ func TestPageFault(t *testing.T) {
 	}
 }
 
+// onOneCPU keeps the calling goroutine on a thread and a CPU for as long as the test.
+func onOneCPU(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	one.Set(0)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		guesttest.Succeed(t, func() error { return unix.SchedSetaffinity(0, &all) })
+		runtime.UnlockOSThread()
+	})
+}
+
 // Pages of a task that were swapped out are counted when they are read back, each once, with the time that the disk takes.
 func TestSwapIn(t *testing.T) {
 	const pages = 20
 	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
 		t.Run(how, func(t *testing.T) {
+			onOneCPU(t) // each CPU keeps new pages off the list from which they can be swapped out
 			disk := delayedDisk(t)
 			if err := guest.SwapOn(disk.Path, 32<<20); err != nil {
 				t.Fatal(err)

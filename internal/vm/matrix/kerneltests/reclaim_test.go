@@ -18,13 +18,19 @@ import (
 
 // Tasks that take memory faster than kswapd frees it are held up as often as the kernel counts.
 func TestDirectReclaim(t *testing.T) {
-	const least, threads, chunk = 30, 4, 32 << 20
-	device := guesttest.NullBlock(t, guest.NullBlockOptions{SizeMiB: 4096})
+	const least, threads, chunk, rest = 30, 4, 32 << 20, 384 << 20
+	device := guesttest.NullBlock(t, guest.NullBlockOptions{SizeMiB: 64 << 10})
+	disk, err := os.Open(device.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	takeMemory(t, rest)
 	// The kernel's reserve is as small as can be, so that it is used up at once.
 	sysctl(t, "min_free_kbytes", "2048", "min_free_kbytes")
 	sysctl(t, "watermark_scale_factor", "1", "watermark_scale_factor")
 	k := open(t, "", kernel.SourceConfig{Name: "reclaim"})
-	fillPageCache(t, device.Path)
+	fillPageCache(t, disk, rest)
 	before, stalls := read(t, k), vmstat(t, "allocstall")
 	began := guesttest.Monotonic(t)
 	for deadline := began + time.Minute; vmstat(t, "allocstall")-stalls < least; {
@@ -45,7 +51,7 @@ func TestDirectReclaim(t *testing.T) {
 			})
 		}
 		all.Wait()
-		fillPageCache(t, device.Path)
+		fillPageCache(t, disk, rest)
 	}
 	took := guesttest.Monotonic(t) - began
 	after, stallsAfter := read(t, k), vmstat(t, "allocstall")
@@ -61,23 +67,35 @@ func TestDirectReclaim(t *testing.T) {
 	}
 }
 
-// fillPageCache reads more from a device than the machine has memory.
-func fillPageCache(t *testing.T, path string) {
+// takeMemory takes all free memory but a rest, for as long as the test.
+func takeMemory(t *testing.T, rest uint64) {
 	t.Helper()
-	disk, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer disk.Close()
-	if err := unix.Fadvise(int(disk.Fd()), 0, 0, unix.FADV_SEQUENTIAL); err != nil {
-		t.Fatal(err)
-	}
 	var machine unix.Sysinfo_t
 	if err := unix.Sysinfo(&machine); err != nil {
 		t.Fatal(err)
 	}
+	free := machine.Freeram * uint64(machine.Unit)
+	if free <= rest {
+		t.Fatalf("%d bytes of memory are free, want more than %d", free, rest)
+	}
+	memory, err := unix.Mmap(-1, 0, int(free-rest), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { guesttest.Succeed(t, func() error { return unix.Munmap(memory) }) })
+	if err := unix.Madvise(memory, unix.MADV_HUGEPAGE); err != nil { // it takes less time
+		t.Fatal(err)
+	}
+	for i := 0; i < len(memory); i += os.Getpagesize() {
+		memory[i] = 1
+	}
+}
+
+// fillPageCache reads so many bytes from a disk, which it has not read before.
+func fillPageCache(t *testing.T, disk *os.File, bytes int) {
+	t.Helper()
 	buffer := make([]byte, 1<<20)
-	for range machine.Totalram*uint64(machine.Unit)>>20 + 64 {
+	for range bytes >> 20 {
 		if _, err := disk.Read(buffer); err != nil {
 			t.Fatal(err)
 		}

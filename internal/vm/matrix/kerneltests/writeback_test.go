@@ -17,11 +17,11 @@ import (
 // A task that makes pages dirty faster than a slow disk takes them is held up for most of the time that it takes, and the kernel's threads write in the
 // background for as long.
 func TestWriteback(t *testing.T) {
-	const size, completion, request = 24 << 20, 10 * time.Millisecond, 128 << 10
+	const size, completion, request = 24 << 20, 5 * time.Millisecond, 64 << 10
 	for _, how := range []string{kernel.TpBTF, kernel.RawTracepoint} {
 		t.Run(how, func(t *testing.T) {
 			device := guesttest.NullBlock(t, guest.NullBlockOptions{Completion: completion, Depth: 1})
-			if err := os.WriteFile("/sys/block/"+device.Name+"/queue/max_sectors_kb", []byte("128"), 0); err != nil {
+			if err := os.WriteFile("/sys/block/"+device.Name+"/queue/max_sectors_kb", []byte("64"), 0); err != nil {
 				t.Fatal(err)
 			}
 			sysctl(t, "dirty_bytes", "8388608", "dirty_ratio")
