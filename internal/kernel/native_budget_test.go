@@ -205,11 +205,18 @@ func TestEverySourceIsAttachedAgain(t *testing.T) {
 	defer k.Close()
 	for i := range k.sources {
 		s := k.sources[i].loaded
+		before := k.Sources()[i]
+		if s == nil && configs[i].Name == "lock_wait" && !reportsLocks(t, before.Err) {
+			continue
+		}
 		if s == nil {
 			t.Errorf("source %s: %v", configs[i].Name, k.sources[i].err)
 			continue
 		}
-		before := k.Sources()[i]
+		if s.source.hooks[0].isFunction() && !s.waits() && !before.Attached() {
+			t.Logf("source %s: this kernel has no function probes: %v", s.name(), before.Hooks[0].Err)
+			continue
+		}
 		k.mu.Lock()
 		if !s.attached() && !s.waits() { // this kernel has no probes of functions
 			k.mu.Unlock()
