@@ -4,6 +4,7 @@
  *
  * What changed over the years, and where the change is handled:
  *   task_struct.state became __state in 5.14 (2f064a59a11f)                     task_state()
+ *   kernfs_node.parent became __parent in 6.15 (633488947ef6)                   cgroup_noted()
  *   task_struct.on_cpu shrank from an int to a byte by 7.2                      task_struct below
  *   request.ref became an atomic_t in 5.16 (0a467d0fdd95)                       struct request below
  *   request.rq_disk moved to request_queue.disk in 5.17 (f3fa33acca9f)          request_disk()
@@ -72,6 +73,29 @@ struct thread_info {
 };
 #endif
 
+struct kernfs_node {
+	struct kernfs_node *__parent;
+	const char *name;
+	__u64 id; /* since 5.5 the same as the inode number of the directory */
+};
+
+struct kernfs_node___6_14 {
+	struct kernfs_node *parent;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+};
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[1]; /* one for each controller that the kernel has */
+	struct cgroup *dfl_cgrp;
+};
+
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int __state;
@@ -80,6 +104,7 @@ struct task_struct {
 	int pid;
 	int tgid;
 	__u64 start_time; /* CLOCK_MONOTONIC, ns */
+	struct css_set *cgroups;
 };
 
 struct task_struct___5_13 {
@@ -160,18 +185,6 @@ struct sk_buff {
 	unsigned char *data;
 };
 
-struct kernfs_node {
-	__u64 id;
-};
-
-struct cgroup {
-	struct kernfs_node *kn;
-};
-
-struct cgroup_subsys_state {
-	struct cgroup *cgroup;
-};
-
 struct task_group {
 	struct cgroup_subsys_state css;
 };
@@ -212,8 +225,30 @@ struct irqaction {
 	const char *name;
 };
 
+struct super_block {
+	__u32 s_dev;
+};
+
+struct vfsmount {
+	struct super_block *mnt_sb;
+};
+
+struct mount {
+	struct vfsmount mnt;
+	int mnt_id;
+};
+
+struct path {
+	struct vfsmount *mnt;
+};
+
 struct file {
 	unsigned int f_mode;
+	struct path f_path;
+};
+
+struct kiocb {
+	struct file *ki_filp;
 };
 
 struct request_queue;

@@ -5,6 +5,9 @@
 
 #include "kernel.bpf.h"
 
+typedef __u64 cgroup_id;       /* of a control group whose path cgroup_noted() has kept; CGROUP_OTHER is "other" */
+typedef __u64 mount_id;	       /* of a mount, as mount_of() makes it: named by its mount point */
+typedef __u64 mount_server;    /* the same, named by the server */
 typedef __u64 kernel_function; /* the address of a function of the kernel or of a module; 0 is "other" */
 
 #endif

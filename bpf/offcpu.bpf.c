@@ -3,6 +3,7 @@
  * counts in the task's own numbers of switches, one is voluntary when the task went to sleep, and involuntary when it was still runnable. */
 #include "kernel.bpf.h"
 #include "histogram.bpf.h"
+#include "cgroup.bpf.h"
 #include "scheduler.bpf.h"
 
 #define VOLUNTARY   0
@@ -10,6 +11,13 @@
 
 /* Key: VOLUNTARY or INVOLUNTARY. */
 HISTOGRAM_ARRAY(task_off_cpu, 2);
+
+struct task_off_cpu_key {
+	__u32 place; /* VOLUNTARY or INVOLUNTARY */
+	cgroup_id cgroup;
+} __attribute__((packed, aligned(4)));
+
+HISTOGRAM_MAP(task_off_cpu_by_cgroup, struct task_off_cpu_key, 1);
 
 struct absence {
 	__u64 since_ns; /* 0: not away */
@@ -36,13 +44,21 @@ struct {
 	__type(value, struct absence);
 } hash_absences SEC(".maps");
 
-static __always_inline void count(const struct absence *absence, __u64 now)
+/* Counts the absence of next. */
+static __always_inline void count(const struct absence *absence, __u64 now, struct task_struct *next, enum cgroup_task kind)
 {
+	struct task_off_cpu_key key = {}, other = { .cgroup = CGROUP_OTHER };
 	__u32 place = absence->involuntary ? INVOLUNTARY : VOLUNTARY;
 	struct histogram *h;
 
 	if (!ascending(absence->since_ns, now))
 		return;
+	if (cgroup_label) {
+		key.place = other.place = place;
+		key.cgroup = cgroup_id_of(next, kind);
+		histogram_observe_cgroup(&task_off_cpu_by_cgroup, &key, &other, next, kind, key.cgroup, now - absence->since_ns);
+		return;
+	}
 	h = bpf_map_lookup_elem(&task_off_cpu, &place);
 	if (h)
 		histogram_add_alone(h, now - absence->since_ns); /* the run queue's lock is held and interrupts are off */
@@ -66,7 +82,7 @@ static __always_inline void come(struct task_struct *next, __u64 now)
 
 	if (!absence || !absence->since_ns)
 		return;
-	count(absence, now);
+	count(absence, now, next, CGROUP_TYPED_TASK);
 	absence->since_ns = 0;
 }
 
@@ -78,13 +94,13 @@ static __always_inline void hash_leave(__u32 pid, bool involuntary, __u64 now)
 		count_loss(in_flight_full);
 }
 
-static __always_inline void hash_come(__u32 pid, __u64 now)
+static __always_inline void hash_come(__u32 pid, __u64 now, struct task_struct *next, enum cgroup_task kind)
 {
 	struct absence *absence = bpf_map_lookup_elem(&hash_absences, &pid);
 
 	if (!absence)
 		return;
-	count(absence, now);
+	count(absence, now, next, kind);
 	bpf_map_delete_elem(&hash_absences, &pid);
 }
 
@@ -110,7 +126,7 @@ static __always_inline int handle_switch(bool preempt, struct task_struct *prev,
 	if (prev_pid && !(state & TASK_DEAD))
 		hash_leave(prev_pid, preempt || !state, now);
 	if (next_pid)
-		hash_come(next_pid, now);
+		hash_come(next_pid, now, next, CGROUP_TASK);
 	return 0;
 }
 
@@ -135,7 +151,7 @@ int sched_switch_tracepoint(struct sched_switch_record *record)
 	if (record->prev_pid && !(state & REPORTED_DEAD))
 		hash_leave(record->prev_pid, (state & 0xff) == 0, now);
 	if (record->next_pid)
-		hash_come(record->next_pid, now);
+		hash_come(record->next_pid, now, NULL, CGROUP_NO_TASK);
 	return 0;
 }
 

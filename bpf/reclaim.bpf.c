@@ -5,6 +5,7 @@
 
 #include "kernel.bpf.h"
 #include "histogram.bpf.h"
+#include "cgroup.bpf.h"
 #include "in_flight.bpf.h"
 
 enum memory_stall_reason {
@@ -15,7 +16,8 @@ enum memory_stall_reason {
 
 struct memory_stall_key {
 	enum memory_stall_reason reason;
-};
+	cgroup_id cgroup;
+} __attribute__((packed, aligned(4)));
 
 HISTOGRAM_MAP(memory_stall, struct memory_stall_key, IN_FLIGHT_OPERATIONS);
 
@@ -30,15 +32,17 @@ static __always_inline int handle_begin(enum memory_stall_reason reason)
 
 static __always_inline int handle_end(enum memory_stall_reason reason)
 {
-	struct memory_stall_key key = { .reason = reason };
+	struct memory_stall_key key = { .reason = reason }, other = { .reason = reason, .cgroup = CGROUP_OTHER };
 	struct call call;
 	__u64 now;
 
 	if (call_end(reason, &call) != CALL_ENDED)
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (ascending(call.start_ns, now))
-		histogram_observe(&memory_stall, &key, NULL, now - call.start_ns);
+	if (!ascending(call.start_ns, now))
+		return 0;
+	key.cgroup = cgroup_id_of(NULL, CGROUP_CURRENT_TASK);
+	histogram_observe_cgroup(&memory_stall, &key, &other, NULL, CGROUP_CURRENT_TASK, key.cgroup, now - call.start_ns);
 	return 0;
 }
 

@@ -5,9 +5,16 @@
  * and sleeping) must not shorten the wait: the first start counts, and a task that goes to sleep has none. */
 #include "kernel.bpf.h"
 #include "histogram.bpf.h"
+#include "cgroup.bpf.h"
 #include "scheduler.bpf.h"
 
 HISTOGRAM_ARRAY(run_queue_latency, 1);
+
+struct run_queue_key {
+	cgroup_id cgroup;
+};
+
+HISTOGRAM_MAP(run_queue_latency_by_cgroup, struct run_queue_key, 1);
 
 /* Set by the loader: whether start times live in task storage. Only where task storage does not allocate from the slab in the ordinary way: the
  * scheduler's hooks hold the run queue's lock (6.4, 08a7ce384e33). */
@@ -35,13 +42,20 @@ struct sched_wakeup_record {
 	__s32 pid;
 };
 
-static __always_inline void count(__u64 since, __u64 now)
+/* Counts the wait of next. */
+static __always_inline void count(__u64 since, __u64 now, struct task_struct *next, enum cgroup_task kind)
 {
+	struct run_queue_key key = {}, other = { .cgroup = CGROUP_OTHER };
 	struct histogram *h;
 	__u32 zero = 0;
 
 	if (!ascending(since, now))
 		return;
+	if (cgroup_label) {
+		key.cgroup = cgroup_id_of(next, kind);
+		histogram_observe_cgroup(&run_queue_latency_by_cgroup, &key, &other, next, kind, key.cgroup, now - since);
+		return;
+	}
 	h = bpf_map_lookup_elem(&run_queue_latency, &zero);
 	if (h)
 		histogram_add_alone(h, now - since); /* the run queue's lock is held and interrupts are off */
@@ -55,13 +69,13 @@ static __always_inline void hash_wait(__u32 pid, __u64 now, __u64 flags)
 		count_loss(in_flight_full);
 }
 
-static __always_inline void hash_run(__u32 pid, __u64 now)
+static __always_inline void hash_run(__u32 pid, __u64 now, struct task_struct *next, enum cgroup_task kind)
 {
 	__u64 *since = bpf_map_lookup_elem(&hash_waits, &pid);
 
 	if (!since)
 		return;
-	count(*since, now);
+	count(*since, now, next, kind);
 	bpf_map_delete_elem(&hash_waits, &pid);
 }
 
@@ -101,7 +115,7 @@ static __always_inline int handle_switch_typed(bool preempt, struct task_struct 
 		return 0;
 	since = bpf_task_storage_get(&task_waits, next, 0, 0);
 	if (since && *since) {
-		count(*since, now);
+		count(*since, now, next, CGROUP_TYPED_TASK);
 		*since = 0;
 	}
 	return 0;
@@ -124,7 +138,7 @@ static __always_inline int handle_switch(bool preempt, struct task_struct *prev,
 	if (prev_pid && (preempt || !task_state(prev)))
 		hash_wait(prev_pid, now, BPF_ANY);
 	if (next_pid)
-		hash_run(next_pid, now);
+		hash_run(next_pid, now, next, CGROUP_TASK);
 	return 0;
 }
 
@@ -191,7 +205,7 @@ int sched_switch_tracepoint(struct sched_switch_record *record)
 	else if (prev_pid)
 		bpf_map_delete_elem(&hash_waits, &prev_pid);
 	if (record->next_pid)
-		hash_run(record->next_pid, now);
+		hash_run(record->next_pid, now, NULL, CGROUP_NO_TASK);
 	return 0;
 }
 

@@ -5,6 +5,7 @@
 
 #include "kernel.bpf.h"
 #include "histogram.bpf.h"
+#include "cgroup.bpf.h"
 #include "in_flight.bpf.h"
 
 #define SYSCALL_NUMBERS 1024
@@ -14,6 +15,13 @@ const volatile __u16 syscall_place[SYSCALL_NUMBERS];
 
 /* Key: place on the allow list. */
 HISTOGRAM_ARRAY(syscall_latency, 1);
+
+struct syscall_key {
+	__u32 place;
+	cgroup_id cgroup;
+} __attribute__((packed, aligned(4)));
+
+HISTOGRAM_MAP(syscall_latency_by_cgroup, struct syscall_key, 1);
 
 struct sys_enter_record {
 	__u64 common;
@@ -55,8 +63,9 @@ static __always_inline int handle_enter(unsigned long id)
 	return 0;
 }
 
-static __always_inline int handle_exit(void)
+static __always_inline int handle_exit(enum cgroup_task kind)
 {
+	struct syscall_key key = {}, other = { .cgroup = CGROUP_OTHER };
 	struct histogram *h;
 	struct call call;
 	__u64 now;
@@ -68,6 +77,12 @@ static __always_inline int handle_exit(void)
 	if (!ascending(call.start_ns, now))
 		return 0;
 	place = call.argument;
+	if (cgroup_label) {
+		key.place = other.place = place;
+		key.cgroup = cgroup_id_of(NULL, kind);
+		histogram_observe_cgroup(&syscall_latency_by_cgroup, &key, &other, NULL, kind, key.cgroup, now - call.start_ns);
+		return 0;
+	}
 	h = bpf_map_lookup_elem(&syscall_latency, &place);
 	if (h)
 		histogram_add_alone(h, now - call.start_ns); /* only a task leaves a system call, and not while another does on its CPU */
@@ -84,7 +99,7 @@ int BPF_PROG(sys_enter_tp_btf, struct pt_regs *regs, unsigned long id)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(sys_exit_tp_btf, struct pt_regs *regs)
 {
-	return place_of(CALL_NUMBER(regs)) ? handle_exit() : 0;
+	return place_of(CALL_NUMBER(regs)) ? handle_exit(CGROUP_CURRENT_TASK) : 0;
 }
 
 SEC("raw_tp/sys_enter")
@@ -96,7 +111,7 @@ int BPF_PROG(sys_enter_raw_tp, struct pt_regs *regs, unsigned long id)
 SEC("raw_tp/sys_exit")
 int BPF_PROG(sys_exit_raw_tp)
 {
-	return handle_exit();
+	return handle_exit(CGROUP_CURRENT_TASK);
 }
 
 /* The classic records are there without the kernel's type information: here 32-bit calls cannot be told. */
@@ -113,7 +128,7 @@ int sys_enter_tracepoint(struct sys_enter_record *record)
 SEC("tracepoint/raw_syscalls/sys_exit")
 int sys_exit_tracepoint(void *record)
 {
-	return handle_exit();
+	return handle_exit(CGROUP_NO_TASK);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -29,6 +29,9 @@ func facts(d *kernel.Description) string {
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", m.Name, strings.Join(labels, ", "), m.Help)
 	}
+	if len(d.Labels) > 0 {
+		fmt.Fprintf(&b, "\nLabels that can be asked for: `%s`.\n", strings.Join(d.Labels, "`, `"))
+	}
 	b.WriteString("\nHooks, and the ways to attach them in the order in which they are tried:\n\n")
 	var order []string
 	events := make(map[string][]string) // hooks that differ in nothing else share a line

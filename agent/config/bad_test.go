@@ -80,10 +80,11 @@ func badFiles() map[string][]string {
 		"many": {
 			`FILE:1: interval: not a valid duration string: "soon" (a number with a unit: ms, s, m, h, d, w or y)`,
 			"FILE:4: sources[0].allow: source nfs has no allow list (remove the key)",
-			`FILE:5: sources[1].name: unknown source "zfs" (known are ` + strings.Join(kernel.Names(), ", ") + `)`,
-			"FILE:7: sources[2].max_label_sets: -1 is not between 1 and 65536",
-			"FILE:10: remote_write[0].remote_timeout: 0s is not positive",
-			"FILE:11: spool.max_size: 1KiB is too small (at least 64KiB; leave it out for 64MiB)",
+			`FILE:5: sources[0].labels[1]: source nfs has no label "device" to choose (one of cgroup, mount, server)`,
+			`FILE:6: sources[1].name: unknown source "zfs" (known are ` + strings.Join(kernel.Names(), ", ") + `)`,
+			"FILE:8: sources[2].max_label_sets: -1 is not between 1 and 65536",
+			"FILE:11: remote_write[0].remote_timeout: 0s is not positive",
+			"FILE:12: spool.max_size: 1KiB is too small (at least 64KiB; leave it out for 64MiB)",
 		},
 		"max_cpu": {
 			"FILE:1: max_cpu: -1% is not between 0% and 1e+06% of a CPU (0 is no bound)",

@@ -124,15 +124,16 @@ func TestEveryKeyIsRead(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"job": "latpush", "instance": "till-7", "site": "paris-3"}, c.ExternalLabels); diff != "" {
 		t.Errorf("external_labels (-want +got):\n%s", diff)
 	}
+	expire := kernel.Duration(30 * time.Minute)
 	us, ms := kernel.Duration(time.Microsecond), kernel.Duration(time.Millisecond)
 	wantSources := Sources{
-		{Name: "nfs", Histogram: kernel.Custom, MaxCPU: cores(0.005)},
+		{Name: "nfs", Histogram: kernel.Custom, MaxCPU: cores(0.005), Labels: []string{"cgroup", "mount"}},
 		{
 			Name: "syscalls", Histogram: kernel.Classic, MaxCPU: cores(0.25), Allow: []string{"read", "write", "openat"},
 			Buckets: &kernel.BucketsConfig{Exp2: &kernel.Exp2Config{Min: us, Count: 27}},
 		},
 		{
-			Name: "block", Histogram: kernel.Custom, MaxCPU: cores(0), MaxLabelSets: 300,
+			Name: "block", Histogram: kernel.Custom, MaxCPU: cores(0), MaxLabelSets: 300, LabelSetsExpire: &expire,
 			Buckets: &kernel.BucketsConfig{Linear: &kernel.LinearConfig{Start: 100 * us, Width: 100 * us, Count: 20}},
 		},
 		{

@@ -26,11 +26,18 @@ func Sources(statuses []kernel.Status, losses []kernel.Loss) []latency.Family {
 		Name: "latpush_source_map_bytes", Help: "Kernel memory of a source's maps when they were made.", Unit: "bytes",
 		Kind: latency.Gauge, LabelNames: []string{"source"},
 	}
+	sets := latency.Family{
+		Name: "latpush_label_sets", Help: "Label sets of a metric whose label sets are bounded by max_label_sets.",
+		Kind: latency.Gauge, LabelNames: []string{"metric"},
+	}
 	loaded := make(map[string]time.Duration, len(statuses))
 	for _, status := range statuses {
 		loaded[status.Source] = status.Loaded
 		up.Series = append(up.Series, latency.Series{LabelValues: []string{status.Source}, Value: truth(runs(&status))})
 		memory.Series = append(memory.Series, latency.Series{LabelValues: []string{status.Source}, Value: float64(status.Memory)})
+		for metric, n := range status.LabelSets {
+			sets.Series = append(sets.Series, latency.Series{LabelValues: []string{metric}, Value: float64(n)})
+		}
 		for _, hook := range status.Hooks {
 			attached.Series = append(attached.Series, latency.Series{
 				LabelValues: []string{status.Source, hook.Name, hook.How}, Value: truth(hook.Attached()),
@@ -42,7 +49,7 @@ func Sources(statuses []kernel.Status, losses []kernel.Loss) []latency.Family {
 			LabelValues: []string{loss.Source, loss.Reason}, Start: loaded[loss.Source], Value: float64(loss.Events),
 		})
 	}
-	families := append([]latency.Family{lost, attached, memory, up}, costs(statuses)...)
+	families := append([]latency.Family{lost, attached, memory, up, sets}, costs(statuses)...)
 	for i := range families {
 		latency.SortSeries(families[i].Series)
 	}

@@ -174,7 +174,7 @@ func TestSources(t *testing.T) {
 		}},
 		{Source: "block", Loaded: 7 * time.Second, Memory: 1 << 20, Cost: kernel.Cost{Seconds: 2.5, Share: 0.02, PerEvent: 150}, Detached: map[string]time.Duration{
 			kernel.ReasonBudget: 3 * time.Minute,
-		}, Hooks: []kernel.HookStatus{
+		}, LabelSets: map[string]int{"block_io_latency_seconds": 5, "block_io_queue_seconds": 4}, Hooks: []kernel.HookStatus{
 			{Name: "block_rq", How: kernel.TpBTF},
 			{Name: "other", How: kernel.Missing, Err: missing},
 		}},
@@ -221,6 +221,14 @@ func TestSources(t *testing.T) {
 				{LabelValues: []string{"nfs"}, Value: 1},
 				{LabelValues: []string{"softirq"}},
 				{LabelValues: []string{"syscalls"}},
+			},
+		},
+		{
+			Name: "latpush_label_sets", Help: "Label sets of a metric whose label sets are bounded by max_label_sets.",
+			Kind: latency.Gauge, LabelNames: []string{"metric"},
+			Series: []latency.Series{
+				{LabelValues: []string{"block_io_latency_seconds"}, Value: 5},
+				{LabelValues: []string{"block_io_queue_seconds"}, Value: 4},
 			},
 		},
 		{

@@ -25,8 +25,9 @@ type source struct {
 	metrics    []metric
 	inFlight   *inFlight // nil: its operations cannot hang
 	hooks      []hook
-	openLabels bool // the label sets are not a fixed list: max_label_sets sizes the maps
-	allowList  bool // the configuration key allow is for this source
+	openLabels bool     // the label sets are not a fixed list: max_label_sets sizes the maps
+	labels     []string // that the configuration can ask for; without them their members of the keys are zero
+	allowList  bool     // the configuration key allow is for this source
 	configure  func(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error
 	label      func(value string) string // makes a label value of what the kernel wrote; nil: as it is
 }
@@ -165,7 +166,6 @@ func catalogue() []source {
 			},
 			hooks:      []hook{tracepoints("irq_handler", true, "irq_handler_exit", "irq_handler_entry")},
 			openLabels: true,
-			configure:  configureLabelSets("hardirq_service"),
 		},
 		{
 			name: "lock_wait",
@@ -176,7 +176,7 @@ func catalogue() []source {
 			configure: configureLockWait,
 		},
 		{
-			name: "nfs", standard: true,
+			name: "nfs", standard: true, labels: []string{labelCgroup, labelMount, labelServer},
 			metrics: []metric{
 				{name: "nfs_latency_seconds", help: "Time the operations of the NFS client take, as the calling task sees them.", fromZero: true},
 			},
@@ -194,7 +194,7 @@ func catalogue() []source {
 				function("nfs", "nfs_atomic_open", "this kernel has no NFSv4 client"),
 				function("nfsv4", "nfs4_file_open", ""),
 			},
-			configure: configureInFlight,
+			configure: configureNFS,
 		},
 		{
 			name: "nfs_rpc", standard: true,
@@ -213,7 +213,7 @@ func catalogue() []source {
 			label:     strings.ToLower,
 		},
 		{
-			name: "offcpu",
+			name: "offcpu", labels: []string{labelCgroup},
 			metrics: []metric{{
 				name: "task_off_cpu_seconds", help: "Time a task is without a CPU, the wait for one included.", fromZero: true,
 				labels: []string{"switch"}, values: func(*SourceConfig) []string { return []string{"voluntary", "involuntary"} },
@@ -224,7 +224,7 @@ func catalogue() []source {
 			},
 		},
 		{
-			name: "oncpu",
+			name: "oncpu", labels: []string{labelCgroup},
 			metrics: []metric{{
 				name: "task_on_cpu_seconds", help: "Time a task has a CPU each time it gets one.", fromZero: true,
 				values: func(*SourceConfig) []string { return []string{""} },
@@ -240,7 +240,7 @@ func catalogue() []source {
 			configure: configureInFlight,
 		},
 		{
-			name: "reclaim", standard: true,
+			name: "reclaim", standard: true, labels: []string{labelCgroup},
 			metrics: []metric{
 				{name: "memory_stall_seconds", help: "Time a task is held up by freeing memory or by making room for a larger block of it.", fromZero: true},
 			},
@@ -252,7 +252,7 @@ func catalogue() []source {
 			configure: configureInFlight,
 		},
 		{
-			name: "runqueue", standard: true,
+			name: "runqueue", standard: true, labels: []string{labelCgroup},
 			metrics: []metric{{
 				name: "run_queue_latency_seconds", help: "Time a runnable task waits for a CPU.", fromZero: true,
 				values: func(*SourceConfig) []string { return []string{""} },
@@ -287,7 +287,7 @@ func catalogue() []source {
 			configure: configureInFlight,
 		},
 		{
-			name: "syscalls", standard: true,
+			name: "syscalls", standard: true, labels: []string{labelCgroup},
 			metrics: []metric{{
 				name: "syscall_latency_seconds", help: "Time from the entry of a system call to its exit.", labels: []string{"syscall"},
 				values: func(config *SourceConfig) []string { return config.syscalls() },
@@ -333,7 +333,6 @@ func catalogue() []source {
 			},
 			hooks:      []hook{tracepoints("workqueue", false, "workqueue_execute_end", "workqueue_execute_start", "workqueue_queue_work")},
 			openLabels: true,
-			configure:  configureLabelSets("workqueue_latency", "workqueue_service"),
 		},
 		{
 			name: "writeback", standard: true,
@@ -384,6 +383,17 @@ func configureInFlight(spec *ebpf.CollectionSpec, _ *SourceConfig, e *environmen
 	return chooseStorage(spec, "task_calls", "hash_calls", e.taskStorage())
 }
 
+func configureNFS(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error {
+	second, err := e.getattrPathSecond()
+	if err != nil {
+		return err
+	}
+	if err := setVariable(spec, "getattr_path_second", second); err != nil {
+		return err
+	}
+	return configureInFlight(spec, config, e)
+}
+
 func configureRunqueue(spec *ebpf.CollectionSpec, _ *SourceConfig, e *environment) error {
 	return chooseStorage(spec, "task_waits", "hash_waits", e.taskStorageInScheduler())
 }
@@ -403,7 +413,7 @@ func chooseStorage(spec *ebpf.CollectionSpec, storage, hash string, inStorage bo
 	return nil
 }
 
-// configureLabelSets sizes the maps of a source whose labels are not a fixed list.
+// configureLabelSets sizes maps by max_label_sets that sizeMap does not: those of gauges, and of a source whose label sets never expire.
 func configureLabelSets(maps ...string) func(*ebpf.CollectionSpec, *SourceConfig, *environment) error {
 	return func(spec *ebpf.CollectionSpec, config *SourceConfig, _ *environment) error {
 		for _, name := range maps {
@@ -414,7 +424,7 @@ func configureLabelSets(maps ...string) func(*ebpf.CollectionSpec, *SourceConfig
 }
 
 func configureBlock(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error {
-	if err := configureLabelSets("block_io_latency", "block_io_queue", "block_io_inflight", "block_io_queued")(spec, config, e); err != nil {
+	if err := configureLabelSets("block_io_inflight", "block_io_queued")(spec, config, e); err != nil {
 		return err
 	}
 	for variable, event := range map[string]string{"rq_argument": "block_rq_issue", "bio_argument": "block_bio_queue"} {

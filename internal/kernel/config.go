@@ -27,9 +27,14 @@ type SourceConfig struct {
 	Buckets *BucketsConfig `yaml:"buckets,omitempty"`
 	// Histogram is how the source's histograms are sent. The default is the configuration's own `histogram`.
 	Histogram Histogram `yaml:"histogram,omitempty"`
-	// MaxLabelSets bounds the label sets of a source whose labels are not a fixed list (block). Events of further label sets are
-	// counted under the label value "other". The default is 256.
+	// Labels are those that the source has beside its own, such as cgroup: Describe says which there are. The default is none.
+	Labels []string `yaml:"labels,omitempty"`
+	// MaxLabelSets bounds the label sets of each metric of a source whose labels are not a fixed list, such as block, or any source with
+	// Labels. Events of further label sets are counted under the label value "other". The default is 256.
 	MaxLabelSets int `yaml:"max_label_sets,omitempty"`
+	// LabelSetsExpire is after how long a label set of such a source leaves the map when it has counted nothing. Its series ends; when it comes
+	// back its counts go on. The default is 1h, 0 is never.
+	LabelSetsExpire *Duration `yaml:"label_sets_expire,omitempty"`
 	// MaxCPU bounds what the source's programs may take of the CPU on average of a minute: those of a source that takes more are detached for a
 	// while. 0 is no bound. The default is the configuration's own `max_cpu`, and of that DefaultMaxCPU.
 	MaxCPU *Cores `yaml:"max_cpu,omitempty"`
@@ -126,18 +131,33 @@ func (c *SourceConfig) Validate() error {
 		errs = append(errs, keyErrorf("buckets", "exponential histograms need exponential buckets (write buckets: {exponential: {schema: 3, min: 100ns, max: 64s}}, "+
 			"or leave the key out)"))
 	}
-	switch {
-	case c.MaxLabelSets != 0 && !s.openLabels:
-		errs = append(errs, keyErrorf("max_label_sets", "source %s has a fixed list of label sets and takes no bound (remove the key)", c.Name))
-	case c.MaxLabelSets < 0 || c.MaxLabelSets > MaxLabelSets:
-		errs = append(errs, keyErrorf("max_label_sets", "%d is not between 1 and %d", c.MaxLabelSets, MaxLabelSets))
-	}
+	errs = append(errs, c.validateLabelSets(&s), validateLabels(&s, c.Labels))
 	if c.Allow != nil {
 		if !s.allowList {
 			errs = append(errs, keyErrorf("allow", "source %s has no allow list (remove the key)", c.Name))
 		} else {
 			errs = append(errs, validateSyscalls(c.Allow))
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// validateLabelSets returns what is wrong with the keys that are for label sets which are not a fixed list.
+func (c *SourceConfig) validateLabelSets(s *source) error {
+	var errs []error
+	fixed := !s.openLabels && len(c.Labels) == 0
+	switch {
+	case c.MaxLabelSets != 0 && fixed:
+		errs = append(errs, keyErrorf("max_label_sets", "source %s has a fixed list of label sets and takes no bound (remove the key)", c.Name))
+	case c.MaxLabelSets < 0 || c.MaxLabelSets > MaxLabelSets:
+		errs = append(errs, keyErrorf("max_label_sets", "%d is not between 1 and %d", c.MaxLabelSets, MaxLabelSets))
+	}
+	switch expire := c.LabelSetsExpire; {
+	case expire == nil:
+	case fixed:
+		errs = append(errs, keyErrorf("label_sets_expire", "source %s has a fixed list of label sets, which stay (remove the key)", c.Name))
+	case *expire < 0:
+		errs = append(errs, keyErrorf("label_sets_expire", "%v is negative (0s: label sets stay)", time.Duration(*expire)))
 	}
 	return errors.Join(errs...)
 }
@@ -153,12 +173,14 @@ func (c *SourceConfig) bounds() []uint64 {
 	return (&BucketsConfig{Exp2: &Exp2Config{Min: Duration(time.Microsecond), Count: 27}}).Nanoseconds()
 }
 
-// countsAs tells whether the kernel counts the same for both: how histograms are sent, and what the programs may cost, is nothing to them.
+// countsAs tells whether the kernel counts the same for both: how histograms are sent, when label sets expire, and what the programs may cost, is
+// nothing to them.
 func (c *SourceConfig) countsAs(other *SourceConfig) bool {
 	a, b := *c, *other
 	a.Histogram, b.Histogram = "", ""
 	a.Buckets, b.Buckets = nil, nil
 	a.MaxCPU, b.MaxCPU = nil, nil
+	a.LabelSetsExpire, b.LabelSetsExpire = nil, nil
 	return reflect.DeepEqual(a, b) && slices.Equal(c.bounds(), other.bounds())
 }
 

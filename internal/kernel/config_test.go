@@ -58,6 +58,7 @@ func TestConfigErrors(t *testing.T) {
 	for i := range many {
 		many[i] = Duration(i + 1)
 	}
+	negative := Duration(-time.Second)
 	exponential := func(schema int, low, high time.Duration) *BucketsConfig {
 		return &BucketsConfig{Exponential: &ExponentialConfig{Schema: schema, Min: Duration(low), Max: Duration(high)}}
 	}
@@ -79,6 +80,12 @@ func TestConfigErrors(t *testing.T) {
 		{SourceConfig{Name: "nsf"}, "name", `unknown source "nsf" (known are ` + strings.Join(Names(), ", ") + ")"},
 		{SourceConfig{Name: "nfs", MaxLabelSets: 5}, "max_label_sets", "source nfs has a fixed list of label sets and takes no bound (remove the key)"},
 		{SourceConfig{Name: "block", MaxLabelSets: -1}, "max_label_sets", "-1 is not between 1 and 65536"},
+		{SourceConfig{Name: "nfs", Labels: []string{"mount"}, MaxLabelSets: 65537}, "max_label_sets", "65537 is not between 1 and 65536"},
+		{SourceConfig{Name: "nfs", Labels: []string{"mount", "device"}}, "labels[1]", `source nfs has no label "device" to choose (one of cgroup, mount, server)`},
+		{SourceConfig{Name: "nfs", Labels: []string{"mount", "mount"}}, "labels[1]", "label mount is listed twice"},
+		{SourceConfig{Name: "softirq", Labels: []string{"cgroup"}}, "labels[0]", "source softirq has no labels to choose (remove the key)"},
+		{SourceConfig{Name: "softirq", LabelSetsExpire: new(Duration)}, "label_sets_expire", "source softirq has a fixed list of label sets, which stay (remove the key)"},
+		{SourceConfig{Name: "block", LabelSetsExpire: &negative}, "label_sets_expire", "-1s is negative (0s: label sets stay)"},
 		{SourceConfig{Name: "nfs", Allow: []string{"read"}}, "allow", "source nfs has no allow list (remove the key)"},
 		{SourceConfig{Name: "tcp_retransmit", Buckets: count(3)}, "buckets", "source tcp_retransmit has no histograms (remove the key)"},
 		{SourceConfig{Name: "syscalls", Allow: []string{}}, "allow", "the list is empty (remove the key for the default list, or the source to time no system call)"},

@@ -9,7 +9,8 @@ import (
 // Description says what a source is, whatever the kernel.
 type Description struct {
 	Name    string
-	Default bool // whether it is in the default set
+	Default bool     // whether it is in the default set
+	Labels  []string // that its metrics have if the configuration asks for them
 	Metrics []MetricDescription
 	Hooks   []HookDescription
 }
@@ -34,7 +35,7 @@ type HookDescription struct {
 func Describe() ([]Description, error) {
 	var all []Description
 	for _, s := range catalogue() {
-		d := Description{Name: s.name, Default: s.standard}
+		d := Description{Name: s.name, Default: s.standard, Labels: s.labels}
 		spec, err := objects.Load(s.name)
 		if err != nil {
 			return nil, err
@@ -46,6 +47,7 @@ func Describe() ([]Description, error) {
 				if err != nil {
 					return nil, err
 				}
+				layout.hide(s.labels)
 				labels = layout.labels()
 			}
 			d.Metrics = append(d.Metrics, MetricDescription{Name: m.name, Kind: m.kind, Help: m.help, Labels: labels})

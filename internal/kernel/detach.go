@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -151,9 +152,10 @@ func (s *loadedSource) renew() error {
 	return errors.Join(errs...)
 }
 
-// counts returns whether a map holds what is reported.
+// counts returns whether a map holds what is reported, or says how.
 func (s *loadedSource) counts(name string) bool {
-	return name == lossesMap || slices.ContainsFunc(s.source.metrics, func(m metric) bool { return m.mapName() == name }) ||
+	metricMap := strings.TrimSuffix(strings.TrimSuffix(name, keptSuffix), byCgroup)
+	return name == lossesMap || name == cgroupPathsMap || slices.ContainsFunc(s.source.metrics, func(m metric) bool { return m.mapName() == metricMap }) ||
 		s.source.inFlight != nil && slices.ContainsFunc(s.source.inFlight.gauges, func(g gauge) bool { return g.name == name })
 }
 

@@ -3,7 +3,10 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"math"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -125,6 +128,76 @@ func (e *environment) arguments(tracepoint string) (int, error) {
 		return 0, fmt.Errorf("read prototype of tracepoint %s: it is no function", tracepoint)
 	}
 	return len(function.Params) - 1, nil // the first parameter is the tracepoint's own
+}
+
+// getattrPathSecond returns whether the path is the second argument of the operation getattr of inodes, and not the first. Without type information of
+// the kernel it makes no difference: then nothing is read of a path.
+func (e *environment) getattrPathSecond() (bool, error) {
+	spec, err := e.cache.Kernel()
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var operations *btf.Struct
+	if err := spec.TypeByName("inode_operations", &operations); err != nil {
+		return false, fmt.Errorf("find inode_operations in kernel type information: %w", err)
+	}
+	for _, member := range operations.Members {
+		pointer, ok := btf.UnderlyingType(member.Type).(*btf.Pointer)
+		if !ok || member.Name != "getattr" {
+			continue
+		}
+		if function, ok := pointer.Target.(*btf.FuncProto); ok {
+			return len(function.Params) > 4, nil
+		}
+	}
+	return false, errors.New("find getattr among the operations of inodes: the kernel has none")
+}
+
+// noController is what the programs take as the number of the controller when control groups are those of the unified hierarchy.
+const noController = math.MaxUint32
+
+// cgroupController returns the number of the controller whose hierarchy tells tasks apart: none, unless the first process is in the root of the
+// unified hierarchy and the controller of the CPU is in one of its own, as where version 1 alone is used.
+func (e *environment) cgroupController() uint32 {
+	if !usesCgroupV1("/proc/1/cgroup") {
+		return noController
+	}
+	spec, err := e.cache.Kernel()
+	if err != nil {
+		return noController
+	}
+	var controllers *btf.Enum
+	if err := spec.TypeByName("cgroup_subsys_id", &controllers); err != nil {
+		return noController
+	}
+	for _, c := range controllers.Values {
+		if c.Name == "cpu_cgrp_id" {
+			return uint32(c.Value)
+		}
+	}
+	return noController
+}
+
+// usesCgroupV1 tells from a process's list of control groups, each a line of hierarchy, controllers and path, whether it is told apart by those of
+// version 1 alone.
+func usesCgroupV1(file string) bool {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	v1, v2 := false, false
+	for line := range strings.Lines(string(raw)) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) < 3 {
+			continue
+		}
+		v1 = v1 || slices.Contains(strings.Split(fields[1], ","), "cpu")
+		v2 = v2 || fields[0] == "0" && fields[2] != "/"
+	}
+	return v1 && !v2
 }
 
 // hasBuiltin returns whether the function or the tracepoint of a hook is built into the kernel, as far as its type information tells.

@@ -43,6 +43,12 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	case "groups":
+		if err := callInGroups(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "no BTF":
 		if err := hideBTF(); err != nil {
 			fmt.Println("cannot hide type information:", err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -144,16 +145,18 @@ func (s *loadedSource) newGaugeTable(g *gauge) (*gaugeTable, error) {
 	if err := t.read(); err != nil {
 		return nil, err
 	}
-	rest := string(layout.other())
+	rest := layout.others()
 	for key, set := range t.keys { // seen before: the map is older than this source, or its programs were taken away for a while
-		set.reported = key != rest
+		set.reported = !slices.ContainsFunc(rest, func(other []byte) bool { return string(other) == key })
 	}
 	closed := layout.all()
 	for _, key := range closed {
 		t.set(key).reported = true
 	}
 	if closed == nil {
-		t.set([]byte(rest))
+		for _, key := range rest {
+			t.set(key)
+		}
 	}
 	return t, t.clear()
 }

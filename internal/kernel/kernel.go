@@ -58,7 +58,9 @@ type Status struct {
 	Loaded  time.Duration // CLOCK_BOOTTIME when counting could begin, 0 if the source is not loaded
 	Memory  uint64        // bytes of kernel memory that its maps had when they were made
 	Hooks   []HookStatus
-	Err     error // why the source is not loaded at all
+	// LabelSets are how many label sets each metric had at the last reading, by name, of the metrics whose label sets are no fixed list.
+	LabelSets map[string]int
+	Err       error // why the source is not loaded at all
 
 	Cost     Cost
 	Detached map[string]time.Duration // how long the programs were detached, by reason
@@ -200,6 +202,7 @@ func (k *Kernel) reconfigure(configs []SourceConfig) error {
 		if i >= 0 {
 			old[i].config = config
 			k.budget.rebound(old[i].loaded, config.maxCPU())
+			old[i].loaded.expireAfter(config.labelSetsExpire())
 			k.sources = append(k.sources, old[i])
 			old = slices.Delete(old, i, i+1)
 			continue
@@ -266,11 +269,17 @@ func (k *Kernel) Read() ([]Sample, []Loss, error) {
 		if s.loaded == nil || !s.loaded.reports() {
 			continue
 		}
+		if err := s.loaded.refreshNames(); err != nil {
+			errs = append(errs, err)
+		}
 		for _, t := range s.loaded.tables {
 			var err error
 			if k.samples, err = t.appendTo(k.samples); err != nil {
 				errs = append(errs, err)
 			}
+		}
+		if err := s.loaded.sweepNames(); err != nil {
+			errs = append(errs, err)
 		}
 		if s.loaded.inFlight != nil {
 			var err error

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -21,7 +22,7 @@ type table struct {
 	metric   *Metric
 	m        *ebpf.Map
 	labels   func(key []byte) []string
-	learn    func(keys [][]byte) error // prepares labels for keys that have not been seen before; nil: nothing to prepare
+	layout   *keyLayout // of the keys; nil for an array
 	fromZero bool
 	words    int // u64 in a value: a histogram's sum and buckets, or a counter
 	cpus     int
@@ -31,19 +32,33 @@ type table struct {
 	keys   []byte // the same memory
 	values []uint64
 
-	known   map[string]*labelSet // by key
-	sets    map[string]*labelSet // by label values: several keys can have the same
-	read    []*labelSet          // what the present reading has found, in the order of the keys
-	reading uint64               // the number of the present reading
+	known   map[string]*countedKey // by key
+	sets    map[string]*labelSet   // by label values: several keys can have the same
+	read    []*labelSet            // what the present reading has found, in the order of the keys
+	reading uint64                 // the number of the present reading
+	now     time.Duration          // when it began, CLOCK_BOOTTIME
+	expiry  *expiry                // nil: the label sets are a fixed list
+}
+
+// countedKey is a key of the map.
+type countedKey struct {
+	set     *labelSet
+	events  uint64
+	changed time.Duration // when events was first what it is, CLOCK_BOOTTIME
+	reading uint64        // in which it was found last
 }
 
 // labelSet is what has been counted for a label set that has been seen.
 type labelSet struct {
+	name    string // its values in one
 	values  []string
 	counts  []uint64
 	sum     uint64
 	events  uint64
-	reading uint64 // in which it was found last
+	reading uint64        // in which it was found last
+	keys    int           // how many keys of the map have these values
+	before  []uint64      // what was counted for keys that have left the map; nil: nothing
+	start   time.Duration // CLOCK_BOOTTIME since when it counts, 0: since the source was loaded
 }
 
 func newTable(description *Metric, m *ebpf.Map, labels func([]byte) []string, fromZero bool) (*table, error) {
@@ -53,7 +68,7 @@ func newTable(description *Metric, m *ebpf.Map, labels func([]byte) []string, fr
 	}
 	t := &table{
 		metric: description, m: m, labels: labels, fromZero: fromZero,
-		words: int(m.ValueSize()) / 8, cpus: cpus, known: map[string]*labelSet{}, sets: map[string]*labelSet{},
+		words: int(m.ValueSize()) / 8, cpus: cpus, known: map[string]*countedKey{}, sets: map[string]*labelSet{},
 	}
 	t.grow(min(max(batchBytes/(8*t.words*cpus), 16), int(m.MaxEntries())))
 	return t, nil
@@ -76,7 +91,11 @@ func (t *table) begin() {
 
 // appendTo appends a sample for each label set to samples.
 func (t *table) appendTo(samples []Sample) ([]Sample, error) {
-	var err error
+	now, err := boottime()
+	if err != nil {
+		return samples, err
+	}
+	t.now = now
 	if t.noBatch {
 		err = t.readSingly()
 	} else {
@@ -85,19 +104,22 @@ func (t *table) appendTo(samples []Sample) ([]Sample, error) {
 	if err != nil {
 		return samples, fmt.Errorf("read map of %s: %w", t.metric.Name, err)
 	}
+	if err = t.expire(); err != nil {
+		err = fmt.Errorf("expire label sets of %s: %w", t.metric.Name, err)
+	}
 	for _, set := range t.read {
-		if set.events > 0 || t.fromZero {
+		if set.keys > 0 && (set.events > 0 || t.fromZero) {
 			samples = append(samples, t.sample(set))
 		}
 	}
-	return samples, nil
+	return samples, err
 }
 
 func (t *table) sample(set *labelSet) Sample {
 	if t.metric.Kind == KindCounter {
-		return Sample{Metric: t.metric, Values: set.values, Value: float64(set.events)}
+		return Sample{Metric: t.metric, Values: set.values, Start: set.start, Value: float64(set.events)}
 	}
-	return Sample{Metric: t.metric, Values: set.values, SumNanoseconds: set.sum, Counts: set.counts}
+	return Sample{Metric: t.metric, Values: set.values, Start: set.start, SumNanoseconds: set.sum, Counts: set.counts}
 }
 
 func (t *table) readBatches() error {
@@ -169,42 +191,93 @@ func (t *table) readSingly() error {
 
 // know finds the label sets of keys that have not been seen before.
 func (t *table) know(keys [][]byte) error {
-	if len(keys) > 0 && t.learn != nil {
-		if err := t.learn(keys); err != nil {
+	if len(keys) > 0 && t.layout != nil {
+		if err := t.layout.learn(keys); err != nil {
 			return err
 		}
 	}
 	for _, key := range keys {
 		values := t.labels(key)
-		name := strings.Join(values, "\xff") // which no valid UTF-8 has
-		set := t.sets[name]
-		if set == nil {
-			set = &labelSet{values: values, counts: make([]uint64, t.words-1)}
-			t.sets[name] = set
+		if values == nil || t.known[string(key)] != nil {
+			continue // not known yet: a later reading finds it again
 		}
-		t.known[string(key)] = set
+		set, err := t.labelSet(values)
+		if err != nil {
+			return err
+		}
+		set.keys++
+		t.known[string(key)] = &countedKey{set: set, changed: t.now}
 	}
 	return nil
 }
 
+// labelSet returns the label set of a key.
+func (t *table) labelSet(values []string) (*labelSet, error) {
+	name := strings.Join(values, "\xff") // which no valid UTF-8 has
+	if set := t.sets[name]; set != nil {
+		return set, nil
+	}
+	set := &labelSet{name: name, values: values, counts: make([]uint64, t.words-1)}
+	if t.expiry != nil {
+		if err := t.expiry.begin(set); err != nil {
+			return nil, err
+		}
+	}
+	t.sets[name] = set
+	return set, nil
+}
+
 // add adds what was counted for one key, of which perCPU holds one value after the other.
-func (t *table) add(key []byte, perCPU []uint64) {
-	set := t.known[string(key)]
+func (t *table) add(name []byte, perCPU []uint64) {
+	key := t.known[string(name)]
+	if key == nil || key.reading == t.reading {
+		return // its label values are not known yet, or the kernel returned it twice
+	}
+	set := key.set
 	if set.reading != t.reading {
 		set.reading, set.sum, set.events = t.reading, 0, 0
 		clear(set.counts)
+		set.add(set.before, t.metric.Kind)
 		t.read = append(t.read, set)
 	}
+	before := set.events
 	for cpu := range t.cpus {
-		value := perCPU[cpu*t.words : (cpu+1)*t.words]
-		if t.metric.Kind == KindCounter {
-			set.events += value[0]
+		set.add(perCPU[cpu*t.words:(cpu+1)*t.words], t.metric.Kind)
+	}
+	if events := set.events - before; events != key.events {
+		key.events, key.changed = events, t.now
+	}
+	key.reading = t.reading
+}
+
+// numbers returns the numbers of a type that the keys of the map have.
+func (t *table) numbers(typedef string) map[uint64]bool {
+	numbers := map[uint64]bool{}
+	if t.layout == nil {
+		return numbers
+	}
+	for _, field := range t.layout.fields {
+		if field.typedef != typedef {
 			continue
 		}
-		set.sum += value[0]
+		for key := range t.known {
+			numbers[nativeUint(field.of([]byte(key)))] = true
+		}
+	}
+	return numbers
+}
+
+// add adds the numbers of one value of the map; none for nil.
+func (s *labelSet) add(value []uint64, kind Kind) {
+	switch {
+	case value == nil:
+	case kind == KindCounter:
+		s.events += value[0]
+	default:
+		s.sum += value[0]
 		for i, count := range value[1:] {
-			set.counts[i] += count
-			set.events += count
+			s.counts[i] += count
+			s.events += count
 		}
 	}
 }

@@ -30,14 +30,14 @@ func countEvents(t *testing.T, events map[uint64]uint64) map[string]float64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := putZeros(collection.Maps["probe_events"], [][]byte{layout.other()}); err != nil {
+	if err := putZeros(collection.Maps["probe_events"], layout.others()); err != nil {
 		t.Fatal(err)
 	}
 	table, err := newTable(&Metric{Name: "probe_events_total", Kind: KindCounter, Labels: layout.labels()}, collection.Maps["probe_events"], layout.values, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	table.learn = layout.learn
+	table.layout = layout
 	for address, n := range events {
 		if _, err := collection.Programs["count"].Run(&ebpf.RunOptions{Context: [2]uint64{n, address}}); err != nil {
 			t.Fatal(err)
@@ -105,8 +105,8 @@ func TestFunctionNames(t *testing.T) {
 // Functions have a key for "other", and are no fixed list.
 func TestOtherKeyOfFunctions(t *testing.T) {
 	layout := &keyLayout{size: 8, fields: []keyField{{label: "function", size: 8, symbol: true, names: map[uint64]string{0: other}}}}
-	if key := layout.other(); !slices.Equal(key, make([]byte, 8)) || layout.values(key)[0] != other {
-		t.Errorf("key of other is %x, %v", key, layout.values(key))
+	if keys := layout.others(); len(keys) != 1 || !slices.Equal(keys[0], make([]byte, 8)) || layout.values(keys[0])[0] != other {
+		t.Errorf("keys of other are %x, %v", keys, layout.values(keys[0]))
 	}
 	if keys := layout.all(); keys != nil {
 		t.Errorf("functions are a fixed list: %x", keys)

@@ -1,5 +1,7 @@
 package kernel
 
+import "time"
+
 // Kind is what a metric's samples are.
 type Kind int
 
@@ -22,10 +24,11 @@ type Metric struct {
 // Sample is what the kernel has counted for one label set of one metric since that label set's counting began, summed over CPUs.
 type Sample struct {
 	Metric         *Metric
-	Values         []string // label values, one for each of Metric.Labels
-	SumNanoseconds uint64   // of a histogram: exact sum of all observed durations
-	Counts         []uint64 // of a histogram: events per bucket, not cumulative: len(Metric.Bounds)+1, the last one is above every bound
-	Value          float64  // of a counter and a gauge
+	Values         []string      // label values, one for each of Metric.Labels
+	Start          time.Duration // CLOCK_BOOTTIME when the counting of the label set began, 0 if it began when the source was loaded
+	SumNanoseconds uint64        // of a histogram: exact sum of all observed durations
+	Counts         []uint64      // of a histogram: events per bucket, not cumulative: len(Metric.Bounds)+1, the last one is above every bound
+	Value          float64       // of a counter and a gauge
 }
 
 // Loss counts events of one source that could not be counted in a histogram, for one reason.

@@ -22,6 +22,7 @@ type loadedSource struct {
 	spec        *ebpf.CollectionSpec
 	maps        map[string]*ebpf.Map
 	tables      []*table
+	numberings  map[string]numbering // by the type of the members that they name
 	losses      *lossReader
 	inFlight    *inFlightReader // nil: the source has none, or inFlightErr says why not
 	inFlightErr error
@@ -90,6 +91,9 @@ func (s *loadedSource) prepare() error {
 			return err
 		}
 	}
+	if err := s.chooseLabels(); err != nil {
+		return err
+	}
 	if s.options.tamper != nil {
 		s.options.tamper(spec)
 	}
@@ -107,6 +111,9 @@ func (s *loadedSource) makeMaps(earlier map[string]*ebpf.Map) error {
 	s.maps, collection.Maps = collection.Maps, nil
 	collection.Close()
 	s.memory = memoryOf(s.maps)
+	if groups, ok := s.numberings[cgroupType].(*cgroups); ok {
+		groups.use(s.maps[cgroupPathsMap])
+	}
 	for i := range s.source.metrics {
 		t, err := s.newTable(&s.source.metrics[i])
 		if err != nil {
@@ -132,45 +139,45 @@ func memoryOf(maps map[string]*ebpf.Map) uint64 {
 
 // newTable prepares reading the map of a metric, and puts the label sets into it that exist from the beginning.
 func (s *loadedSource) newTable(m *metric) (*table, error) {
-	inKernel := s.maps[m.mapName()]
-	if inKernel == nil {
-		return nil, fmt.Errorf("find map %s: the object has no such map", m.mapName())
+	name, _ := s.mapOf(m)
+	layout, err := s.layoutOf(m)
+	if err != nil {
+		return nil, err
 	}
 	description := &Metric{Name: m.name, Help: m.help, Kind: m.kind, Labels: m.labels}
 	if m.kind == KindHistogram {
 		description.Bounds = s.config.bounds()
 	}
-	if m.values != nil {
+	if layout == nil {
 		values := m.values(&s.config)
-		return newTable(description, inKernel, func(key []byte) []string {
+		return newTable(description, s.maps[name], func(key []byte) []string {
 			if len(description.Labels) == 0 {
-				return nil
+				return []string{}
 			}
 			return []string{values[nativeUint(key)]}
 		}, m.fromZero)
 	}
-	layout, err := layoutOf(s.spec, m.mapName())
-	if err != nil {
-		return nil, err
-	}
 	first := layout.all()
-	if s.source.openLabels {
-		first = [][]byte{layout.other()}
+	if s.bounded() {
+		first = layout.others()
 	}
-	if err := putZeros(inKernel, first); err != nil {
-		return nil, fmt.Errorf("fill map %s: %w", m.mapName(), err)
+	if err := putZeros(s.maps[name], first); err != nil {
+		return nil, fmt.Errorf("fill map %s: %w", name, err)
 	}
 	if layout.hasFunctions() && symbolsHidden() {
 		s.options.Log.Warn("functions are counted as other: the kernel hides their addresses (grant CAP_SYSLOG, and set kernel.kptr_restrict to less than 2)",
 			"metric", m.name)
 	}
 	description.Labels = layout.labels()
-	t, err := newTable(description, inKernel, s.labelsOf(layout), m.fromZero)
+	t, err := newTable(description, s.maps[name], s.labelsOf(layout), m.fromZero)
 	if err != nil {
 		return nil, err
 	}
-	t.learn = layout.learn
-	return t, nil
+	t.layout = layout
+	if s.bounded() {
+		t.expiry, err = s.expiryOf(name, first)
+	}
+	return t, err
 }
 
 // labelsOf returns what makes label values of keys.
@@ -255,6 +262,7 @@ func (s *loadedSource) attached() bool {
 func (s *loadedSource) status() Status {
 	status := Status{
 		Source: s.source.name, Loaded: s.since, Memory: s.memory, Cost: s.cost(), Pinned: s.pins != nil, PinErr: s.pinErr,
+		LabelSets: s.labelSets(),
 		Detached: map[string]time.Duration{
 			ReasonBudget: s.account.detachedFor(time.Now()), ReasonRestart: time.Duration(s.state.Detached),
 		},

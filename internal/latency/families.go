@@ -1,6 +1,7 @@
 package latency
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +30,7 @@ func FromSamples(samples []kernel.Sample, start func(metric string) time.Duratio
 			})
 		}
 		families[at].Series = append(families[at].Series, Series{
-			LabelValues: s.Values, Start: starts[s.Metric], Value: s.Value, Sum: s.SumNanoseconds, Counts: s.Counts,
+			LabelValues: s.Values, Start: cmp.Or(s.Start, starts[s.Metric]), Value: s.Value, Sum: s.SumNanoseconds, Counts: s.Counts,
 		})
 	}
 	for i := range families {

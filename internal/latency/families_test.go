@@ -46,6 +46,10 @@ func TestFromSamplesOfOtherKinds(t *testing.T) {
 	}
 	families := FromSamples(samples, func(string) time.Duration { return time.Second })
 	gauge, counter := families[0], families[1]
+	samples[0].Start = 5 * time.Second // a label set that began later than its metric
+	if later := FromSamples(samples, func(string) time.Duration { return time.Second })[1]; later.Series[0].Start != 5*time.Second {
+		t.Errorf("counter that began later is %+v", later)
+	}
 	if counter.Kind != Counter || counter.Unit != "" || counter.Series[0].Value != 7 || counter.Series[0].Start != time.Second || counter.Series[0].Counts != nil {
 		t.Errorf("counter is %+v", counter)
 	}
