@@ -3,13 +3,14 @@
  * cpu.stat, when it lets them run again: that is the moment which is watched, and the sum here is the one there. */
 #include "kernel.bpf.h"
 #include "histogram.bpf.h"
-#include "labels.bpf.h"
+#include "cgroup.bpf.h"
 
 struct cpu_throttle_key {
-	__u64 cgroup;
+	cgroup_id cgroup;
 };
 
-static const struct cpu_throttle_key other_key = {};
+/* What is counted when no label set is free. */
+static const struct cpu_throttle_key other_key = { .cgroup = CGROUP_OTHER };
 
 HISTOGRAM_MAP(cpu_throttle, struct cpu_throttle_key, 256);
 
@@ -42,6 +43,7 @@ static __always_inline int handle_begin(struct cfs_rq *cfs_rq)
 static __always_inline int handle_end(void)
 {
 	struct cpu_throttle_key key = {}, other = other_key;
+	struct kernfs_node *node;
 	struct release *release;
 	struct cfs_rq *cfs_rq;
 	__u64 since, now;
@@ -56,9 +58,14 @@ static __always_inline int handle_end(void)
 	if (!since || BPF_CORE_READ_BITFIELD_PROBED(cfs_rq, throttled))
 		return 0;
 	now = BPF_CORE_READ(cfs_rq, rq, clock);
-	key.cgroup = BPF_CORE_READ(cfs_rq, tg, css.cgroup, kn, id);
-	if (possible(now - since)) /* of the run queue's own clock */
+	if (!possible(now - since)) /* of the run queue's own clock */
+		return 0;
+	node = BPF_CORE_READ(cfs_rq, tg, css.cgroup, kn);
+	key.cgroup = BPF_CORE_READ(node, id);
+	if (bpf_map_lookup_elem(&cpu_throttle, &key) || cgroup_noted((__u64)node, key.cgroup))
 		histogram_observe(&cpu_throttle, &key, &other, now - since);
+	else
+		histogram_observe(&cpu_throttle, &other, NULL, now - since);
 	return 0;
 }
 
