@@ -15,6 +15,7 @@
 struct call {
 	__u64 start_ns; /* 0: not under way */
 	__u64 argument; /* what the end of the call needs and cannot see itself */
+	__u64 frame;	/* of an outermost call: where on the task's stack it is */
 };
 
 struct calls {
@@ -95,6 +96,7 @@ enum call_end {
 	CALL_ENDED,
 	CALL_NOT_STARTED, /* the task has begun calls before, but not this one */
 	CALL_UNKNOWN,	  /* nothing is known: perhaps the call was under way when latpush was attached */
+	CALL_WITHIN,	  /* it was part of an outer call of the operation, which is still under way */
 };
 
 /* Ends operation of the current task. */
@@ -174,5 +176,78 @@ static __always_inline struct call *noted_call(struct task_struct *task, struct 
 		}                                                                    \
 		return 0;                                                            \
 	}
+
+/* Calls of an operation that can contain calls of the same operation: a file system that is stacked on itself. A task has one place for them
+ * all, which belongs to the outermost one. Who is within whom tells the stack, which grows downwards: what is called within a call lies lower
+ * than that call, and where something lies as high or higher, the call has returned, whether its end was seen or not. */
+
+/* Returns where on its task's stack the call is that a program of fentry or fexit was run for: the trampoline, which runs both, keeps the
+ * arguments there. The lower half of the address is enough, and unlike the whole it is no pointer. */
+static __always_inline __u32 trampoline_frame(const void *ctx)
+{
+	__u32 frame;
+
+	asm volatile("%[frame] = %[ctx]" : [frame] "=w"(frame) : [ctx] "w"((__u32)(__u64)ctx));
+	return frame;
+}
+
+/* At the return of a function its return address is off the stack, in programs of kretprobes. */
+#define RETURN_ADDRESS 8
+
+/* Notes that the current task has begun operation now, unless that is within another call of it. */
+static __always_inline void outermost_call_begin(__u32 operation, __u64 argument, __u32 frame)
+{
+	struct call begun = { .start_ns = bpf_ktime_get_ns(), .argument = argument, .frame = frame };
+	struct call_key key = {};
+	struct calls *calls;
+	struct call *call;
+
+	if (in_task_storage) {
+		calls = bpf_task_storage_get(&task_calls, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		if (!calls)
+			count_loss(in_flight_full);
+		else if (!calls->of[operation].start_ns || frame >= calls->of[operation].frame)
+			calls->of[operation] = begun;
+		return;
+	}
+	key.task = bpf_get_current_pid_tgid();
+	key.operation = operation;
+	call = bpf_map_lookup_elem(&hash_calls, &key);
+	if (call && frame < call->frame)
+		return;
+	if (bpf_map_update_elem(&hash_calls, &key, &begun, BPF_ANY))
+		count_loss(in_flight_full);
+}
+
+/* Ends operation of the current task, unless it is within another call of it. */
+static __always_inline enum call_end outermost_call_end(__u32 operation, __u32 frame, struct call *ended)
+{
+	struct call_key key = {};
+	struct calls *calls;
+	struct call *call;
+
+	if (in_task_storage) {
+		calls = bpf_task_storage_get(&task_calls, bpf_get_current_task_btf(), 0, 0);
+		if (!calls)
+			return CALL_UNKNOWN;
+		call = &calls->of[operation];
+		if (!call->start_ns)
+			return CALL_NOT_STARTED;
+	} else {
+		key.task = bpf_get_current_pid_tgid();
+		key.operation = operation;
+		call = bpf_map_lookup_elem(&hash_calls, &key);
+		if (!call)
+			return CALL_UNKNOWN;
+	}
+	if (frame < call->frame)
+		return CALL_WITHIN;
+	*ended = *call;
+	if (in_task_storage)
+		call->start_ns = 0;
+	else
+		bpf_map_delete_elem(&hash_calls, &key);
+	return frame - ended->frame <= RETURN_ADDRESS ? CALL_ENDED : CALL_NOT_STARTED;
+}
 
 #endif

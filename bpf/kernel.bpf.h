@@ -52,6 +52,7 @@ struct pt_regs {
 	unsigned long r9;
 	unsigned long ax;
 	unsigned long orig_ax;
+	unsigned long sp;
 };
 
 struct thread_info {
@@ -62,6 +63,7 @@ struct thread_info {
 #ifdef __TARGET_ARCH_arm64
 struct user_pt_regs {
 	__u64 regs[31];
+	__u64 sp;
 };
 
 struct pt_regs {
@@ -227,6 +229,7 @@ struct irqaction {
 
 struct super_block {
 	__u32 s_dev;
+	unsigned long s_magic;
 };
 
 struct vfsmount {
@@ -242,9 +245,14 @@ struct path {
 	struct vfsmount *mnt;
 };
 
+struct inode {
+	struct super_block *i_sb;
+};
+
 struct file {
 	unsigned int f_mode;
 	struct path f_path;
+	struct inode *f_inode;
 };
 
 struct kiocb {
@@ -338,18 +346,21 @@ enum {
 #include <bpf/bpf_tracing.h>
 
 /* Values that the kernel does not put into its type information. */
-#define AF_INET	     2
-#define AF_INET6     10
-#define EEXIST	     17
-#define ETH_P_IP     0x0800
-#define ETH_P_IPV6   0x86dd
-#define FMODE_OPENED 0x80000 /* since 4.19 */
-#define EOPENSTALE   518
-#define PF_KTHREAD   0x00200000
-#define REQ_OP_MASK  0xff
-#define IPPROTO_TCP  6
-#define IPPROTO_UDP  17
-#define TASK_DEAD    0x80
+#define AF_INET		  2
+#define AF_INET6	  10
+#define BTRFS_SUPER_MAGIC 0x9123683e
+#define EAGAIN		  11
+#define EEXIST		  17
+#define ETH_P_IP	  0x0800
+#define ETH_P_IPV6	  0x86dd
+#define FMODE_OPENED	  0x80000 /* since 4.19 */
+#define EOPENSTALE	  518
+#define EIOCBQUEUED	  529
+#define PF_KTHREAD	  0x00200000
+#define REQ_OP_MASK	  0xff
+#define IPPROTO_TCP	  6
+#define IPPROTO_UDP	  17
+#define TASK_DEAD	  0x80
 
 /* Sleeping in a way that any signal ends. */
 #define TASK_INTERRUPTIBLE 0x1

@@ -39,6 +39,9 @@ var errAbsent = errors.New("not in this kernel")
 
 // attachHook tries the ways of a hook in turn and returns what is attached and how.
 func (s *loadedSource) attachHook(h *hook) ([]attachment, string, error) {
+	if h.insteadOf != "" && hasSymbol(h.insteadOf) {
+		return nil, "", errAbsent
+	}
 	var errs []error
 	for _, w := range h.ways {
 		if !s.options.allows(w.how) {

@@ -28,6 +28,7 @@ type source struct {
 	openLabels bool     // the label sets are not a fixed list: max_label_sets sizes the maps
 	labels     []string // that the configuration can ask for; without them their members of the keys are zero
 	allowList  bool     // the configuration key allow is for this source
+	mounts     bool     // the configuration key filesystems is for this source: it chooses the modules of its hooks
 	configure  func(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error
 	label      func(value string) string // makes a label value of what the kernel wrote; nil: as it is
 }
@@ -48,11 +49,13 @@ func (m *metric) mapName() string {
 
 // hook is a group of events that are attached together, all in the same way.
 type hook struct {
-	name   string
-	events []string // in the order of attaching: ends before starts, so that no start is left behind
-	ways   []way
-	module string // where the events live, unless they are built in
-	absent string // why it is no fault that a kernel does not have the events; empty: it is one
+	name      string
+	events    []string // in the order of attaching: ends before starts, so that no start is left behind
+	ways      []way
+	module    string // where the events live, unless they are built in
+	anchor    string // the function that is there if the module is built in; empty: the first event
+	absent    string // why it is no fault that a kernel does not have the events; empty: it is one
+	insteadOf string // the function of which the presence makes the hook needless; empty: there is none
 }
 
 // isFunction returns whether the hook is on a function, and not on tracepoints.
@@ -158,6 +161,19 @@ func catalogue() []source {
 				{name: "dns_latency_seconds", help: "Time from a query to a name server by UDP to its answer, or to the time when resolvers give up."},
 			},
 			hooks: []hook{tracepoints("packets", false, "netif_receive_skb", "net_dev_queue")},
+		},
+		{
+			name: "filesystem",
+			metrics: []metric{
+				{name: "filesystem_latency_seconds", help: "Time the operations of a file system take, as the calling task sees them."},
+			},
+			inFlight: &inFlight{gauges: []gauge{{
+				"filesystem_inflight", "Operations of a file system that have begun and not ended.",
+				"Time since the beginning of the oldest operation of a file system that has not ended, 0 without one.",
+			}}},
+			hooks:     fileSystemHooks(),
+			mounts:    true,
+			configure: configureInFlight,
 		},
 		{
 			name: "hardirq", standard: true,

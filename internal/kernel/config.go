@@ -40,6 +40,8 @@ type SourceConfig struct {
 	MaxCPU *Cores `yaml:"max_cpu,omitempty"`
 	// Allow lists the system calls to time (syscalls). The default is DefaultSyscalls.
 	Allow []string `yaml:"allow,omitempty"`
+	// FileSystems lists the file systems to time (filesystem), some of FileSystems. The default is all that the kernel has.
+	FileSystems []string `yaml:"filesystems,omitempty"`
 }
 
 // Histogram is a form of Prometheus's histograms. All three are made of the same counts; only the exponential one wants bounds of its own.
@@ -139,6 +141,13 @@ func (c *SourceConfig) Validate() error {
 			errs = append(errs, validateSyscalls(c.Allow))
 		}
 	}
+	if c.FileSystems != nil {
+		if !s.mounts {
+			errs = append(errs, keyErrorf("filesystems", "source %s does not tell file systems apart (remove the key)", c.Name))
+		} else {
+			errs = append(errs, validateFileSystems(c.FileSystems))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -182,6 +191,11 @@ func (c *SourceConfig) countsAs(other *SourceConfig) bool {
 	a.MaxCPU, b.MaxCPU = nil, nil
 	a.LabelSetsExpire, b.LabelSetsExpire = nil, nil
 	return reflect.DeepEqual(a, b) && slices.Equal(c.bounds(), other.bounds())
+}
+
+// wants tells whether a hook of the source is to be attached.
+func (c *SourceConfig) wants(h *hook) bool {
+	return c.FileSystems == nil || slices.Contains(c.FileSystems, h.module)
 }
 
 func validateSyscalls(allow []string) error {

@@ -91,6 +91,18 @@ func TestConfigErrors(t *testing.T) {
 		{SourceConfig{Name: "syscalls", Allow: []string{}}, "allow", "the list is empty (remove the key for the default list, or the source to time no system call)"},
 		{SourceConfig{Name: "syscalls", Allow: []string{"read", "exit_group"}}, "allow[1]", "system call exit_group never returns, so it has no latency (remove it)"},
 		{SourceConfig{Name: "syscalls", Allow: []string{"read", "read"}}, "allow[1]", "system call read is listed twice"},
+		{SourceConfig{Name: "nfs", FileSystems: []string{"ext4"}}, "filesystems", "source nfs does not tell file systems apart (remove the key)"},
+		{
+			SourceConfig{Name: "filesystem", FileSystems: []string{}},
+			"filesystems",
+			"the list is empty (remove the key for all of ext4, xfs, btrfs, f2fs, fuse, overlay, or the source to time none)",
+		},
+		{
+			SourceConfig{Name: "filesystem", FileSystems: []string{"ext4", "ntfs"}},
+			"filesystems[1]",
+			`unknown file system "ntfs" (known are ext4, xfs, btrfs, f2fs, fuse, overlay)`,
+		},
+		{SourceConfig{Name: "filesystem", FileSystems: []string{"xfs", "ext4", "xfs"}}, "filesystems[2]", "file system xfs is listed twice"},
 		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{}}, "buckets", "exactly one of exp2, linear, exponential and bounds is needed, not 0"},
 		{SourceConfig{Name: "nfs", Buckets: &BucketsConfig{Exp2: &Exp2Config{}, Linear: &LinearConfig{}}}, "buckets", "exactly one of exp2, linear, exponential and bounds is needed, not 2"},
 		{SourceConfig{Name: "nfs", Buckets: count(0)}, "buckets.exp2.count", "0 buckets (between 1 and 512 are possible)"},

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -26,6 +27,7 @@ type environment struct {
 	storage       bool
 	readProbed    bool
 	readTakesBPF  bool
+	builtin       map[string]bool // by symbol
 }
 
 func newEnvironment(o *Options) *environment {
@@ -33,7 +35,7 @@ func newEnvironment(o *Options) *environment {
 	if err != nil {
 		held = capability.None // then nothing is said to have been given up
 	}
-	return &environment{options: o, cache: btf.NewCache(), atStart: held}
+	return &environment{options: o, cache: btf.NewCache(), atStart: held, builtin: map[string]bool{}}
 }
 
 // forget drops the kernel's type information, and with it what a module that was loaded since then is not part of.
@@ -200,18 +202,26 @@ func usesCgroupV1(file string) bool {
 	return v1 && !v2
 }
 
-// hasBuiltin returns whether the function or the tracepoint of a hook is built into the kernel, as far as its type information tells.
+// hasBuiltin returns whether the function or the tracepoint of a hook, or its anchor, is built into the kernel, as far as its type information
+// tells.
 func (e *environment) hasBuiltin(h *hook) bool {
+	name := cmp.Or(h.anchor, h.symbol())
+	known, asked := e.builtin[name]
+	if asked {
+		return known
+	}
 	spec, err := e.cache.Kernel()
 	if err != nil {
 		return false
 	}
 	if h.isFunction() {
 		var function *btf.Func
-		return spec.TypeByName(h.events[0], &function) == nil
+		e.builtin[name] = spec.TypeByName(name, &function) == nil
+	} else {
+		var prototype *btf.Typedef
+		e.builtin[name] = spec.TypeByName("btf_trace_"+h.events[0], &prototype) == nil
 	}
-	var prototype *btf.Typedef
-	return spec.TypeByName("btf_trace_"+h.events[0], &prototype) == nil
+	return e.builtin[name]
 }
 
 // monotonic returns CLOCK_MONOTONIC in nanoseconds: the clock that the programs and the kernel's own request times use.

@@ -43,7 +43,9 @@ func (s *loadedSource) fingerprint() (string, error) {
 		fmt.Fprintf(h, "metric %s %d %q %q\n", m.name, m.kind, m.labels, values)
 	}
 	for _, hook := range s.source.hooks {
-		fmt.Fprintf(h, "hook %s %q %q\n", hook.name, hook.events, hook.ways)
+		if s.config.wants(&hook) {
+			fmt.Fprintf(h, "hook %s %q %q\n", hook.name, hook.events, hook.ways)
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil)[:fingerprintBytes]), nil
 }

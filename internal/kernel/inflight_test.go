@@ -240,7 +240,7 @@ func TestInFlightForgetsTheDead(t *testing.T) {
 func (c *caller) putCall(process, thread int, operation, start uint64) {
 	c.t.Helper()
 	key := [2]uint64{uint64(process)<<32 | uint64(thread), operation}
-	if err := c.source.maps["hash_calls"].Put(key, [2]uint64{start, 0}); err != nil {
+	if err := c.source.maps["hash_calls"].Put(key, [3]uint64{start}); err != nil {
 		c.t.Fatal(err)
 	}
 }

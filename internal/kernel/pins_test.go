@@ -211,10 +211,12 @@ func TestFingerprint(t *testing.T) {
 	}
 	seen := map[string]string{base: "block"}
 	for name, got := range map[string]string{
-		"other bounds": fingerprint(SourceConfig{Name: "block", Buckets: &BucketsConfig{Bounds: []Duration{1000}}}),
-		"other sizes":  fingerprint(SourceConfig{Name: "block", MaxLabelSets: 7}),
-		"other ways":   fingerprint(block, RawTracepoint),
-		"other source": fingerprint(SourceConfig{Name: "hardirq"}),
+		"other bounds":     fingerprint(SourceConfig{Name: "block", Buckets: &BucketsConfig{Bounds: []Duration{1000}}}),
+		"other sizes":      fingerprint(SourceConfig{Name: "block", MaxLabelSets: 7}),
+		"other ways":       fingerprint(block, RawTracepoint),
+		"other source":     fingerprint(SourceConfig{Name: "hardirq"}),
+		"all file systems": fingerprint(SourceConfig{Name: "filesystem"}),
+		"one file system":  fingerprint(SourceConfig{Name: "filesystem", FileSystems: []string{"xfs"}}),
 	} {
 		if other, twice := seen[got]; twice {
 			t.Errorf("%s has the fingerprint of %s", name, other)

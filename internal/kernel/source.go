@@ -58,7 +58,9 @@ func loadSource(config *SourceConfig, o *Options, e *environment, root *pinPath)
 	}
 	s.account = newAccount(o.timing(), config.maxCPU(), time.Now())
 	for _, h := range description.hooks {
-		s.hooks = append(s.hooks, loadedHook{hook: h})
+		if config.wants(&h) {
+			s.hooks = append(s.hooks, loadedHook{hook: h})
+		}
 	}
 	if err := s.open(root); err != nil {
 		return nil, errors.Join(err, s.close())

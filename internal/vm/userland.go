@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"slices"
 	"strings"
@@ -13,14 +14,23 @@ import (
 // userlandSuite is the suite of the guest's programs, the same for every kernel.
 const userlandSuite = "bookworm"
 
-// userlandPrograms are the programs of the guest's NFS server by the package they come from. NFSv3 needs rpcbind because nfsd registers there.
+// userlandPrograms are the programs of the guest's NFS server and those that make file systems, by the package they come from. NFSv3 needs rpcbind
+// because nfsd registers there.
 func userlandPrograms() map[string][]string {
 	return map[string][]string{
 		//nolint:misspell // exportfs is the name of a program
 		"nfs-kernel-server": {"usr/sbin/exportfs", "usr/sbin/rpc.nfsd", "usr/sbin/rpc.mountd", "usr/sbin/nfsdcld"},
 		"rpcbind":           {"usr/sbin/rpcbind"},
 		"libtirpc-common":   {"etc/netconfig"},
+		"btrfs-progs":       {"usr/sbin/mkfs.btrfs"},
+		"e2fsprogs":         {"usr/sbin/mke2fs"},
+		"xfsprogs":          {"usr/sbin/mkfs.xfs"},
 	}
+}
+
+// userlandSet names the cached set of packages after the list of programs, so that a longer list is not taken from a cache that lacks some.
+func userlandSet() string {
+	return fmt.Sprintf("userland-%08x", crc32.ChecksumIEEE(fmt.Append(nil, userlandPrograms())))
 }
 
 // userland fetches the guest's programs with every library they need, or takes them from the cache. It returns files of this machine by their path in the
@@ -30,7 +40,7 @@ func (h *Harness) userland(ctx context.Context, arch string) (map[string]string,
 	if err != nil {
 		return nil, err
 	}
-	set, err := h.store.Resolve(ctx, "userland", userlandSuite, arch, func(ctx context.Context, a *debian.Archive) ([]debian.Package, error) {
+	set, err := h.store.Resolve(ctx, userlandSet(), userlandSuite, arch, func(ctx context.Context, a *debian.Archive) ([]debian.Package, error) {
 		return resolveUserland(ctx, a, m.loader)
 	})
 	if err != nil {

@@ -26,7 +26,7 @@ func BenchmarkProbes(b *testing.B) {
 		if err := vm.BuildTest(b.Context(), binary, spec.Arch, "github.com/latpush/latpush/internal/vm/matrix/costtests", "guest"); err != nil {
 			b.Fatal(err)
 		}
-		result, err := harness.Run(b.Context(), b, kernel, vm.GuestOptions{TestBinary: binary, Provide: []string{"nfs", "nfsd", "nfsv3", "nfsv4"}})
+		result, err := harness.Run(b.Context(), b, kernel, vm.GuestOptions{TestBinary: binary, Provide: []string{"nfs", "nfsd", "nfsv3", "nfsv4", "null_blk"}})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -25,7 +25,9 @@ func suites() []suite {
 	const matrix = "github.com/latpush/latpush/internal/vm/matrix/"
 	return []suite{
 		{importPath: matrix + "guesttests", provide: []string{"loop", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "sch_netem"}},
-		{importPath: matrix + "kerneltests", provide: []string{"brd", "dm-delay", "mq-deadline", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "sch_netem"}},
+		{importPath: matrix + "kerneltests", provide: []string{
+			"brd", "btrfs", "dm-delay", "fuse", "mq-deadline", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "overlay", "sch_netem", "xfs",
+		}},
 		{importPath: "github.com/latpush/latpush/internal/kernel", load: []string{"loop"}},
 	}
 }

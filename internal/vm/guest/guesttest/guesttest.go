@@ -117,3 +117,47 @@ func DelayedDisk(t *testing.T, o guest.DelayedDiskOptions) *guest.DelayedDisk {
 	t.Cleanup(func() { Succeed(t, disk.Close) })
 	return disk
 }
+
+// FileSystem makes an empty file system on a device of its own, of which the requests take a known time, and mounts it for as long as the test.
+func FileSystem(t *testing.T, kind string, completion time.Duration) (folder string) {
+	t.Helper()
+	device := NullBlock(t, guest.NullBlockOptions{Completion: completion, BlockSize: 4096, SizeMiB: 512, MemoryBacked: true})
+	if err := guest.MakeFileSystem(t.Context(), kind, device.Path); err != nil {
+		t.Fatal(err)
+	}
+	folder = "/mnt/" + kind + "-" + device.Name
+	if err := guest.Mount(device.Path, folder, kind, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Succeed(t, func() error { return guest.Unmount(folder) }) })
+	return folder
+}
+
+// Overlay stacks a writable layer, kept in a folder, on a lower folder for as long as the test.
+func Overlay(t *testing.T, lower, layer string) (folder string) {
+	t.Helper()
+	folder, err := os.MkdirTemp("/mnt", "overlay-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := guest.MountOverlay(lower, layer, folder); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Succeed(t, func() error { return guest.Unmount(folder) }) })
+	return folder
+}
+
+// FUSE serves a file system of this process for as long as the test: see guest.ServeFUSE.
+func FUSE(t *testing.T, delay func()) (folder string) {
+	t.Helper()
+	folder, err := os.MkdirTemp("/mnt", "fuse-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, err := guest.ServeFUSE(folder, t.TempDir(), delay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Succeed(t, stop) })
+	return folder
+}
