@@ -246,9 +246,14 @@ func TestEverySourceIsAttachedAgain(t *testing.T) {
 			}
 		}
 		k.mu.Unlock()
-		want := len(s.source.metrics) + 1
+		want := len(s.source.metrics) + 1 // with the losses
 		if s.source.inFlight != nil {
 			want += len(s.source.inFlight.gauges)
+		}
+		for name := range kept { // what belongs to the map of a metric, or says which labels its keys stand for
+			if strings.HasSuffix(name, keptSuffix) || strings.HasSuffix(name, byCgroup) || name == cgroupPathsMap {
+				want++
+			}
 		}
 		if counted != want || len(s.maps) != len(kept) {
 			t.Errorf("%s: %d of %d maps count, want %d of %d", s.name(), counted, len(s.maps), want, len(kept))

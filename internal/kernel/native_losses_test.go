@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"slices"
@@ -255,7 +256,8 @@ func loadedAt(t *testing.T, k *Kernel) (at uint64) {
 // setStart waits for the only call under way and gives it another start.
 func setStart(t *testing.T, m *ebpf.Map, start uint64) {
 	t.Helper()
-	var key, call [2]uint64
+	var key [2]uint64
+	call := make([]byte, m.ValueSize())
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		if err := m.NextKey(nil, &key); err == nil {
 			break
@@ -267,8 +269,8 @@ func setStart(t *testing.T, m *ebpf.Map, start uint64) {
 	if err := m.Lookup(&key, &call); err != nil {
 		t.Fatal(err)
 	}
-	call[0] = start
-	if err := m.Update(&key, &call, ebpf.UpdateExist); err != nil {
+	binary.NativeEndian.PutUint64(call, start)
+	if err := m.Update(&key, call, ebpf.UpdateExist); err != nil {
 		t.Fatal(err)
 	}
 }
