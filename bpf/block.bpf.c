@@ -244,13 +244,13 @@ static __always_inline int handle_bio_complete(struct bio *bio)
 SEC("tp_btf/block_bio_queue")
 int block_bio_queue_tp_btf(__u64 *ctx)
 {
-	return handle_bio_queue((struct bio *)(bio_argument ? ctx[1] : ctx[0]));
+	return handle_bio_queue((struct bio *)(bio_argument ? context_place(ctx, 1) : context_place(ctx, 0)));
 }
 
 SEC("raw_tp/block_bio_queue")
 int block_bio_queue_raw_tp(__u64 *ctx)
 {
-	return handle_bio_queue((struct bio *)(bio_argument ? ctx[1] : ctx[0]));
+	return handle_bio_queue((struct bio *)(bio_argument ? context_place(ctx, 1) : context_place(ctx, 0)));
 }
 
 SEC("tp_btf/block_bio_complete")
@@ -268,13 +268,13 @@ int BPF_PROG(block_bio_complete_raw_tp, void *queue, struct bio *bio)
 SEC("tp_btf/block_rq_insert")
 int block_rq_insert_tp_btf(__u64 *ctx)
 {
-	return handle_insert((struct request *)(rq_argument ? ctx[1] : ctx[0]));
+	return handle_insert((struct request *)(rq_argument ? context_place(ctx, 1) : context_place(ctx, 0)));
 }
 
 SEC("tp_btf/block_rq_issue")
 int block_rq_issue_tp_btf(__u64 *ctx)
 {
-	return handle_issue((struct request *)(rq_argument ? ctx[1] : ctx[0]));
+	return handle_issue((struct request *)(rq_argument ? context_place(ctx, 1) : context_place(ctx, 0)));
 }
 
 SEC("tp_btf/block_rq_complete")
@@ -286,13 +286,13 @@ int BPF_PROG(block_rq_complete_tp_btf, struct request *rq, int error, unsigned i
 SEC("raw_tp/block_rq_insert")
 int block_rq_insert_raw_tp(__u64 *ctx)
 {
-	return handle_insert((struct request *)(rq_argument ? ctx[1] : ctx[0]));
+	return handle_insert((struct request *)(rq_argument ? context_place(ctx, 1) : context_place(ctx, 0)));
 }
 
 SEC("raw_tp/block_rq_issue")
 int block_rq_issue_raw_tp(__u64 *ctx)
 {
-	return handle_issue((struct request *)(rq_argument ? ctx[1] : ctx[0]));
+	return handle_issue((struct request *)(rq_argument ? context_place(ctx, 1) : context_place(ctx, 0)));
 }
 
 SEC("raw_tp/block_rq_complete")

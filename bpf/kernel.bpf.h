@@ -345,6 +345,14 @@ enum {
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
+/* Reads a place of the context. The compiler would make one load of two, with an offset that the verifier does not take. */
+#define context_place(ctx, place)                                                                             \
+	({                                                                                                    \
+		__u64 value;                                                                                  \
+		asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(value) : "r"(ctx), "i"(8 * (place)) : "memory"); \
+		value;                                                                                        \
+	})
+
 /* Values that the kernel does not put into its type information. */
 #define AF_INET		  2
 #define AF_INET6	  10

@@ -114,14 +114,6 @@ int tcp_destroy_sock_tracepoint(struct tcp_destroy_sock_record *record)
 	return handle_destroy(record->socket);
 }
 
-/* Reads a place of the context. The compiler would make one load of two, with an offset that the verifier does not take. */
-#define context_place(ctx, place)                                                                             \
-	({                                                                                                    \
-		__u64 value;                                                                                  \
-		asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(value) : "r"(ctx), "i"(8 * (place)) : "memory"); \
-		value;                                                                                        \
-	})
-
 /* The socket that is returned follows the arguments, of which 6.10 made two out of four (92ef0fd55ac8). */
 SEC("fexit/inet_csk_accept")
 int inet_csk_accept_fexit(__u64 *ctx)
