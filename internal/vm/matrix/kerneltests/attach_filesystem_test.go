@@ -20,12 +20,15 @@ func TestFileSystemsAttachLate(t *testing.T) {
 			t.Fatalf("module %s is loaded from the start", name)
 		}
 	}
-	absent, err := kernel.Open(t.Context(), []kernel.SourceConfig{{Name: "filesystem", FileSystems: []string{"f2fs"}, MaxCPU: new(kernel.Cores)}}, kernel.Options{})
+	config := kernel.SourceConfig{Name: "filesystem", MaxCPU: new(kernel.Cores)}
+	only := config
+	only.FileSystems = []string{"f2fs"}
+	absent, err := kernel.Open(t.Context(), []kernel.SourceConfig{only}, kernel.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { guesttest.Succeed(t, absent.Close) })
-	k, err := kernel.Open(t.Context(), []kernel.SourceConfig{{Name: "filesystem", MaxCPU: new(kernel.Cores)}}, kernel.Options{})
+	k, err := kernel.Open(t.Context(), []kernel.SourceConfig{config}, kernel.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
