@@ -11,11 +11,13 @@ import (
 
 // releaseCode gives back the pages of this program's own file that were mapped while it started: most of it is code that runs once. What is needed
 // again comes back from the page cache.
-func releaseCode() error { return adviseCode(unix.MADV_DONTNEED) }
+func releaseCode() error {
+	return eachCode(func(begin, end uintptr) error { return advise(begin, end, unix.MADV_DONTNEED) })
+}
 
-// adviseCode gives the kernel an advice on every mapping of this program's own file that cannot be written to.
-func adviseCode(advice uintptr) error {
-	file, err := os.Open("/proc/self/maps")
+// eachCode calls f with each mapping of this program's own file that cannot be written to and that nothing was written to, as a dynamic linker does.
+func eachCode(f func(begin, end uintptr) error) error {
+	file, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return fmt.Errorf("read own memory map: %w", err)
 	}
@@ -24,19 +26,31 @@ func adviseCode(advice uintptr) error {
 	if err != nil {
 		return fmt.Errorf("find own program: %w", err)
 	}
+	var begin, end uintptr
+	var rights string
+	isCode := false
 	scanner := bufio.NewScanner(file)
 	for scanner.Scan() {
-		var begin, end uintptr
-		var rights string
-		if _, err := fmt.Sscanf(scanner.Text(), "%x-%x %s", &begin, &end, &rights); err != nil {
-			return fmt.Errorf("read own memory map: %q: %w", scanner.Text(), err)
-		}
-		if !strings.HasSuffix(scanner.Text(), path) || strings.Contains(rights, "w") {
+		line := scanner.Text()
+		if !strings.Contains(strings.Fields(line + " -")[0], ":") { // a mapping; its properties follow
+			if _, err := fmt.Sscanf(line, "%x-%x %s", &begin, &end, &rights); err != nil {
+				return fmt.Errorf("read own memory map: %q: %w", line, err)
+			}
+			isCode = strings.HasSuffix(line, path) && !strings.Contains(rights, "w")
 			continue
 		}
-		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, begin, end-begin, advice); errno != 0 {
-			return fmt.Errorf("advise on pages %x-%x of own program: %w", begin, end, errno)
+		if written, found := strings.CutPrefix(line, "Anonymous:"); found && isCode && strings.TrimSpace(written) == "0 kB" {
+			if err := f(begin, end); err != nil {
+				return err
+			}
 		}
 	}
 	return scanner.Err()
+}
+
+func advise(begin, end, advice uintptr) error {
+	if _, _, errno := unix.Syscall(unix.SYS_MADVISE, begin, end-begin, advice); errno != 0 {
+		return fmt.Errorf("advise on pages %x-%x of own program: %w", begin, end, errno)
+	}
+	return nil
 }

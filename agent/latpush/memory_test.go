@@ -24,7 +24,7 @@ func residentFile(t *testing.T) (kib int) {
 }
 
 func TestReleaseCode(t *testing.T) {
-	if err := adviseCode(unix.MADV_POPULATE_READ); err != nil {
+	if err := eachCode(func(begin, end uintptr) error { return advise(begin, end, unix.MADV_POPULATE_READ) }); err != nil {
 		t.Fatal(err)
 	}
 	before := residentFile(t)

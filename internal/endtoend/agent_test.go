@@ -42,7 +42,7 @@ var built struct {
 func binary(t *testing.T) string {
 	t.Helper()
 	built.once.Do(func() {
-		if built.lock, built.err = lockFile(filepath.Join(os.TempDir(), "latpush-endtoend.lock")); built.err != nil {
+		if built.lock, built.err = lockFile(filepath.Join(os.TempDir(), "latpush-counting-tests.lock")); built.err != nil {
 			return
 		}
 		if built.folder, built.err = os.MkdirTemp("", "latpush-endtoend"); built.err != nil {

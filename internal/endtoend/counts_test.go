@@ -186,7 +186,8 @@ func TestOutageAndKill(t *testing.T) {
 func TestReload(t *testing.T) {
 	s := embedded(t)
 	folder := t.TempDir()
-	config := configFile(t, folder, s.writeURL(), rareCalls)
+	// With a bound, latpush keeps what it takes to attach sources.
+	config := editConfig(t, configFile(t, folder, s.writeURL(), rareCalls), map[string]string{"max_cpu: 0": "max_cpu: 100%"})
 	a := startAgent(t, config)
 	a.waitLog("source is running")
 	makeCalls(10)
@@ -203,7 +204,7 @@ func TestReload(t *testing.T) {
 	s.expect(`latpush_config_last_reload_successful`, 0)
 	a.waitLog("latpush.yml:1")
 
-	configFile(t, folder, s.writeURL(), rareCalls+"  - name: softirq\n")
+	editConfig(t, configFile(t, folder, s.writeURL(), rareCalls+"  - name: softirq\n"), map[string]string{"max_cpu: 0": "max_cpu: 100%"})
 	a.hangup()
 	s.expect(`latpush_config_last_reload_successful`, 1)
 	s.expect(`latpush_source_up{source="softirq"}`, 1)

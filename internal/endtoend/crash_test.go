@@ -161,10 +161,19 @@ func wantNothingLeft(t *testing.T, path string, programs []ebpf.ProgramID) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("pins are left: %v (%v)", left, err)
 	}
+	deadline := time.Now().Add(10 * time.Second) // the kernel removes programs a while after they were given up
 	for _, id := range programs {
-		if program, err := ebpf.NewProgramFromID(id); err == nil {
-			t.Errorf("program %v is left", program)
+		for {
+			program, err := ebpf.NewProgramFromID(id)
+			if err != nil {
+				break
+			}
 			_ = program.Close()
+			if time.Now().After(deadline) {
+				t.Errorf("program %v is left", program)
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
 		}
 	}
 }

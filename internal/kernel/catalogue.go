@@ -167,7 +167,7 @@ func catalogue() []source {
 			metrics: []metric{
 				{name: "filesystem_latency_seconds", help: "Time the operations of a file system take, as the calling task sees them."},
 			},
-			inFlight: &inFlight{sparse: true, gauges: []gauge{{
+			inFlight: &inFlight{gauges: []gauge{{
 				"filesystem_inflight", "Operations of a file system that have begun and not ended.",
 				"Time since the beginning of the oldest operation of a file system that has not ended, 0 without one.",
 			}}},

@@ -126,7 +126,10 @@ func (s *loadedSource) attachAgain() (string, error) {
 // renew replaces all maps but those that count. The times at which events began before the programs were detached would make the next ends last
 // for hours, and the programs' constants have the time from which on events are followed.
 func (s *loadedSource) renew() error {
-	if err := s.prepare(); err != nil {
+	numberings := s.numberings
+	err := s.prepare()
+	s.numberings = numberings // what they know of the maps that are kept
+	if err != nil {
 		return s.environment.explain(err)
 	}
 	kept := map[string]*ebpf.Map{}

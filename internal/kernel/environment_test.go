@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -16,11 +17,24 @@ import (
 // childEnvironment names the variable that makes the test binary print what becomes of the sources, in an environment that lacks something.
 const childEnvironment = "LATPUSH_TEST_CHILD"
 
+// lockMachine waits until no other tests count what this machine does, until the process ends.
+func lockMachine() error {
+	lock, err := unix.Open(filepath.Join(os.TempDir(), "latpush-counting-tests.lock"), unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("open lock of tests that count: %w", err)
+	}
+	return os.NewSyscallError("flock", unix.Flock(lock, unix.LOCK_EX))
+}
+
 func TestMain(m *testing.M) {
 	switch os.Getenv(childEnvironment) {
 	case "":
 		if err := rlimit.RemoveMemlock(); err != nil { // the tests load programs themselves, too
 			fmt.Println("locked memory stays limited:", err)
+		}
+		if err := lockMachine(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
 		}
 		os.Exit(m.Run())
 	case "spinner":
@@ -121,6 +135,9 @@ func TestWithoutCapabilities(t *testing.T) {
 		want := name + " attached=false error="
 		_, rest, found := strings.Cut(output, want)
 		line, _, _ := strings.Cut(rest, "\n")
+		if found && name == "lock_wait" && strings.Contains(line, "only Linux 5.19 and later") {
+			continue
+		}
 		if !found || !strings.Contains(line, "missing capability: CAP_PERFMON, CAP_BPF") {
 			t.Errorf("%s: %q in:\n%s", name, line, output)
 		}

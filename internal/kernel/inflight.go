@@ -15,7 +15,6 @@ import (
 type inFlight struct {
 	elementsOf string // the map that the iterator goes through; empty: it goes through the tasks
 	gauges     []gauge
-	sparse     bool // label sets of a closed list are not reported before their first operation: a host uses few of them
 }
 
 // gauge describes the two gauges of one map: how many operations there are, and how old the oldest one is.
@@ -76,7 +75,7 @@ func (s *loadedSource) newInFlightReader() (*inFlightReader, error) {
 	return r, nil
 }
 
-// appendTo appends two samples for each label set to samples: every one of a closed list that is not sparse, and of others those that have been seen.
+// appendTo appends two samples for each label set to samples: every one of a closed list, and of others those that have been seen.
 func (r *inFlightReader) appendTo(samples []Sample) ([]Sample, error) {
 	for _, t := range r.tables {
 		if err := t.clear(); err != nil {
@@ -124,7 +123,7 @@ type gaugeTable struct {
 // gaugeSet is a label set.
 type gaugeSet struct {
 	values     []string
-	reported   bool   // it is of a closed list that is not sparse, or has had operations
+	reported   bool   // it is of a closed list, or has had operations
 	operations uint64 // that are under way
 	oldest     uint64 // when the oldest one began, in nanoseconds of CLOCK_MONOTONIC
 }
@@ -146,18 +145,17 @@ func (s *loadedSource) newGaugeTable(g *gauge) (*gaugeTable, error) {
 	if err := t.read(); err != nil {
 		return nil, err
 	}
-	closed, rest := layout.all(), layout.others()
+	rest := layout.others()
 	for key, set := range t.keys { // seen before: the map is older than this source, or its programs were taken away for a while
-		set.reported = closed != nil || !slices.ContainsFunc(rest, func(other []byte) bool { return string(other) == key })
+		set.reported = !slices.ContainsFunc(rest, func(other []byte) bool { return string(other) == key })
 	}
-	switch {
-	case closed == nil:
+	closed := layout.all()
+	for _, key := range closed {
+		t.set(key).reported = true
+	}
+	if closed == nil {
 		for _, key := range rest {
 			t.set(key)
-		}
-	case !s.source.inFlight.sparse:
-		for _, key := range closed {
-			t.set(key).reported = true
 		}
 	}
 	return t, t.clear()

@@ -133,7 +133,9 @@ func TestWhatIsKnownOfLostProgramsIsKept(t *testing.T) {
 	if got := k.Sources()[0]; got.Cost.Seconds < 5 || got.Cost.Seconds > 6 || got.Detached[ReasonBudget] != 3*time.Second {
 		t.Errorf("the programs have cost %v s and were detached for %v, want 5 s and 3 s at least", got.Cost.Seconds, got.Detached[ReasonBudget])
 	}
+	first.mu.Lock() // it looks for modules
 	first.sources, first.pins = nil, nil
+	first.mu.Unlock()
 	if err := errors.Join(k.Close(), s.removeHooks()); err != nil {
 		t.Error(err)
 	}
