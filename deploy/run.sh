@@ -18,6 +18,7 @@ trap finish EXIT
 
 cat > "$folder/latpush.yml" <<CONFIG
 interval: 5s
+max_cpu: 10%
 pin_path: ""
 remote_write:
   - url: http://$address/api/v1/write
