@@ -22,8 +22,8 @@ const (
 func mountedDevice(t *testing.T) (folder string) {
 	t.Helper()
 	device := loopDevice(t, 16<<20)
-	if output, err := exec.Command("mkfs.ext4", "-q", device).CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.ext4: %v\n%s", err, output)
+	if output, err := exec.Command("mke2fs", "-q", "-t", "ext4", device).CombinedOutput(); err != nil {
+		t.Fatalf("mke2fs: %v\n%s", err, output)
 	}
 	folder = t.TempDir()
 	if err := unix.Mount(device, folder, "ext4", 0, ""); err != nil {
