@@ -31,7 +31,7 @@ test-receivers: ## real receivers, which are built the first time, and faults of
 	go test -count 1 -timeout 30m -v ./internal/receivers ./internal/endtoend/...
 
 test-vm:
-	go test -count 1 -timeout 30m -v ./internal/vm/matrix
+	go test -count 1 -timeout 60m -v ./internal/vm/matrix
 
 lint:
 	go vet ./...

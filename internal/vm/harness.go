@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/latpush/latpush/internal/vm/debian"
@@ -39,7 +40,7 @@ func (o *Options) Validate() error {
 	return nil
 }
 
-// Harness fetches kernels and runs guests, one at a time on a machine for all processes that share its cache folder.
+// Harness fetches kernels and runs guests, as many at once as there are Places on a machine for all processes that share its cache folder.
 type Harness struct {
 	log   Logger
 	cache string
@@ -58,12 +59,19 @@ func Open(o Options, log Logger) (*Harness, error) {
 	return &Harness{log: log, cache: o.Cache, store: store}, nil
 }
 
-// turn waits until no other guest runs.
+// turn waits until a processor is free for another guest, which runs in one thread of the emulator.
 func (h *Harness) turn(ctx context.Context, log Logger) (done func(), err error) {
 	start := time.Now()
-	done, err = debian.Lock(ctx, filepath.Join(h.cache, "guest.lock"))
+	var places []string
+	for i := range Places() {
+		places = append(places, filepath.Join(h.cache, fmt.Sprintf("guest-%d.lock", i)))
+	}
+	done, err = debian.LockAny(ctx, places...)
 	if waited := time.Since(start); waited > time.Second {
 		log.Logf("waited %s for the guest of another run to end", waited.Round(time.Second))
 	}
 	return done, err
 }
+
+// Places returns how many guests run at once on this machine: one per processor, and no more than memory suffices for.
+func Places() int { return min(runtime.NumCPU(), 4) }

@@ -225,24 +225,38 @@ func (s *Store) prune(now time.Time) error {
 	return nil
 }
 
-// Lock takes an exclusive lock on a file, which it creates, and waits for it until ctx ends. The kernel releases it when the process dies.
-func Lock(ctx context.Context, file string) (unlock func(), err error) {
+// Lock waits until no other run holds the lock of a file, or ctx ends.
+func Lock(ctx context.Context, file string) (unlock func(), err error) { return LockAny(ctx, file) }
+
+// LockAny waits until no other run holds the lock of one of the files, or ctx ends.
+func LockAny(ctx context.Context, files ...string) (unlock func(), err error) {
+	for {
+		for _, file := range files {
+			unlock, err := tryLock(file)
+			if unlock != nil || err != nil {
+				return unlock, err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for another run that holds %s: %w", strings.Join(files, " or "), ctx.Err())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// tryLock returns nothing when another run holds the lock.
+func tryLock(file string) (unlock func(), err error) {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open lock file: %w", err)
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", file, err), f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("wait for another run that holds %s: %w", file, ctx.Err()), f.Close())
-		case <-time.After(200 * time.Millisecond):
-		}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case err == nil:
+		return func() { _ = f.Close() }, nil
+	case errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR):
+		return nil, f.Close()
 	}
+	return nil, errors.Join(fmt.Errorf("lock %s: %w", file, err), f.Close())
 }

@@ -1,12 +1,15 @@
 package matrix
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,17 +20,24 @@ import (
 // suite is one test package that runs on every kernel, in a guest of its own.
 type suite struct {
 	importPath string
+	name       string   // in the names of the tests; the last part of importPath if it is empty
+	run, skip  string   // patterns of its tests, of packages whose tests are too many for one guest
 	provide    []string // modules that its tests load, or make the kernel load
 	load       []string // modules that are loaded before its tests
 }
 
+// remote matches the tests of package kerneltests about NFS and file systems, which take as long as all others.
+const remote = "^Test(NFS|FileSystems|Killed)"
+
 func suites() []suite {
 	const matrix = "github.com/latpush/latpush/internal/vm/matrix/"
+	modules := []string{
+		"brd", "btrfs", "dm-delay", "fuse", "mq-deadline", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "overlay", "sch_netem", "xfs",
+	}
 	return []suite{
 		{importPath: matrix + "guesttests", provide: []string{"loop", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "sch_netem"}},
-		{importPath: matrix + "kerneltests", provide: []string{
-			"brd", "btrfs", "dm-delay", "fuse", "mq-deadline", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "overlay", "sch_netem", "xfs",
-		}},
+		{importPath: matrix + "kerneltests", run: remote, provide: modules},
+		{importPath: matrix + "kerneltests", name: "kerneltests-local", skip: remote, provide: modules},
 		{importPath: "github.com/latpush/latpush/internal/kernel", load: []string{"loop"}},
 	}
 }
@@ -51,24 +61,50 @@ func TestMatrix(t *testing.T) {
 	if m.harness, err = vm.Open(vm.Options{}, t); err != nil {
 		t.Fatal(err)
 	}
+	var guests sync.WaitGroup
+	places := make(chan struct{}, vm.Places())
 	for _, spec := range kernels {
 		for _, s := range suites() {
-			t.Run(spec.String()+"/"+filepath.Base(s.importPath), func(t *testing.T) { m.run(t, spec, s) })
+			places <- struct{}{}
+			guests.Go(func() {
+				defer func() { <-places }()
+				t.Run(spec.String()+"/"+cmp.Or(s.name, filepath.Base(s.importPath)), func(t *testing.T) { m.run(t, spec, s) })
+			})
 		}
 	}
+	guests.Wait()
 	t.Log("\n" + vm.Table(m.kernels, m.results))
 	if len(m.catalogue) == len(vm.Kernels()) {
+		slices.SortFunc(m.catalogue, func(a, b catalogue.Kernel) int { return place(a.Name) - place(b.Name) })
 		t.Run("reference", func(t *testing.T) { checkReference(t, m.catalogue) })
 	}
+}
+
+// place returns the position of a kernel among those that latpush is tested with.
+func place(name string) int {
+	return slices.IndexFunc(vm.Kernels(), func(s vm.Spec) bool { return s.String() == name })
 }
 
 type matrix struct {
 	harness  *vm.Harness
 	binaries string
-	kernels  []*vm.Kernel
-	results  []*vm.Result
+
+	mu      sync.Mutex // guards the rest, and the making of binaries
+	kernels []*vm.Kernel
+	results []*vm.Result
 
 	catalogue []catalogue.Kernel // what each kernel's guest says about each hook
+}
+
+// build makes the test binary of a package, once for each architecture.
+func (m *matrix) build(ctx context.Context, arch, importPath string) (binary string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	binary = filepath.Join(m.binaries, filepath.Base(importPath)+"-"+arch)
+	if _, err := os.Stat(binary); err == nil {
+		return binary, nil
+	}
+	return binary, vm.BuildTest(ctx, binary, arch, importPath, "guest")
 }
 
 func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
@@ -77,18 +113,19 @@ func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	binary := filepath.Join(m.binaries, filepath.Base(s.importPath)+"-"+spec.Arch)
-	if _, err := os.Stat(binary); err != nil {
-		if err := vm.BuildTest(ctx, binary, spec.Arch, s.importPath, "guest"); err != nil {
-			t.Fatal(err)
-		}
+	binary, err := m.build(ctx, spec.Arch, s.importPath)
+	if err != nil {
+		t.Fatal(err)
 	}
 	var args []string
-	if pattern := os.Getenv("LATPUSH_VM_RUN"); pattern != "" {
+	if pattern := cmp.Or(os.Getenv("LATPUSH_VM_RUN"), s.run); pattern != "" {
 		args = append(args, "-test.run="+pattern)
 	}
+	if s.skip != "" {
+		args = append(args, "-test.skip="+s.skip)
+	}
 	result, err := m.harness.Run(ctx, t, kernel, vm.GuestOptions{
-		TestBinary: binary, Args: args, Provide: s.provide, Load: s.load, Timeout: 4 * time.Minute,
+		TestBinary: binary, Args: args, Provide: s.provide, Load: s.load, Timeout: 8 * time.Minute,
 		Environ: []string{"GODEBUG=asyncpreemptoff=1"}, // no signals that interrupt the system calls that are counted
 	})
 	if err != nil {
@@ -97,7 +134,9 @@ func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
 	if result == nil {
 		return
 	}
+	m.mu.Lock()
 	m.kernels, m.results = append(m.kernels, kernel), append(m.results, result)
+	m.mu.Unlock()
 	if result.Release != kernel.Release {
 		t.Errorf("guest runs %q, booted %q", result.Release, kernel.Release)
 	}
@@ -112,7 +151,9 @@ func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
 		if err := json.Unmarshal(text, &column.Hooks); err != nil {
 			t.Fatalf("read %s of the guest: %v", catalogue.File, err)
 		}
+		m.mu.Lock()
 		m.catalogue = append(m.catalogue, column)
+		m.mu.Unlock()
 	}
 	result.Report(t)
 }
