@@ -127,7 +127,7 @@ func trimVerifierLog(err error) error {
 			break
 		}
 	}
-	return fmt.Errorf("load program: %s: %s", refused.Cause, line) // the verifier's refusal is not one of a permission
+	return fmt.Errorf("load program: %s: %s", refused.Cause.Error(), line) // the verifier's refusal is not one of a permission
 }
 
 // attach puts the program into its hook. A return probe can follow that many calls at once, and has that name.

@@ -121,7 +121,7 @@ func TestOffCPUAgreesWithScheduler(t *testing.T) {
 			voluntary, involuntary = voluntary-voluntaryBefore, involuntary-involuntaryBefore
 			most := switches(t) - switchesBefore
 			t.Logf("counted %d and %d absences; the threads had %d and %d, and there were %d switches", voluntary, involuntary, own.voluntary, own.involuntary, most)
-			if own.voluntary < 200 || own.involuntary < 20 {
+			if own.voluntary < 100 || own.involuntary < 20 { // emulated machines are slow
 				t.Errorf("the threads were switched away from %d and %d times", own.voluntary, own.involuntary)
 			}
 			if voluntary < own.voluntary || involuntary < own.involuntary || voluntary+involuntary > most {
