@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // traced is an event that the kernel itself has traced.
@@ -18,9 +20,15 @@ type traced struct {
 // trace makes the kernel trace an event, such as "vmscan/mm_shrink_slab_end", until the test ends. The function that it returns tells what was traced.
 func trace(t *testing.T, event string) func() []traced {
 	t.Helper()
-	instance := filepath.Join("/sys/kernel/tracing/instances", "latpush-test-"+strconv.Itoa(os.Getpid()))
+	const tracefs = "/sys/kernel/tracing"
+	if _, err := os.Stat(filepath.Join(tracefs, "instances")); err != nil {
+		if err := unix.Mount("tracefs", tracefs, "tracefs", 0, ""); err != nil {
+			t.Fatal("mount tracefs:", err)
+		}
+	}
+	instance := filepath.Join(tracefs, "instances", "latpush-test-"+strconv.Itoa(os.Getpid()))
 	if err := os.Mkdir(instance, 0o755); err != nil {
-		t.Fatalf("make trace instance: %v (mount -t tracefs tracefs /sys/kernel/tracing)", err)
+		t.Fatal("make trace instance:", err)
 	}
 	enable := filepath.Join(instance, "events", event, "enable")
 	t.Cleanup(func() {
