@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"time"
@@ -33,6 +34,7 @@ func TestSyscallsAreCountedExactly(t *testing.T) {
 
 // Calls of known length by several threads of one process at once: none may take another one's start.
 func TestSyscallLengths(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it stops threads by signals, which end the calls
 	k := open(t, "", SourceConfig{Name: "syscalls", Allow: []string{"pselect6"}})
 	const short, long, each = 3 * time.Millisecond, 40 * time.Millisecond, 20
 	var threads sync.WaitGroup
