@@ -21,7 +21,7 @@ struct waiting_connection {
 /* Key: address of the connection's socket. Value: since when it waits. As many entries as connections can wait for all listeners together. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 8192);
 	__type(key, __u64);
 	__type(value, struct waiting_connection);
 } waiting_connections SEC(".maps");
