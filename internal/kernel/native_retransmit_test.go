@@ -112,7 +112,7 @@ func dialFor(d time.Duration, address string, control func(network, address stri
 }
 
 // SYNs that a listener ignores, its own ones that the client ignores, and data that the other end ignores are sent again, as often as the kernel's own
-// statistics say. On a machine that is busy with other things the two have differed by one now and then, for a reason that is not known; they must
+// statistics say. On a machine that is busy with other things fewer were counted now and then, for a reason that is not known; they must
 // agree in one of three networks.
 func TestTCPRetransmitsAgreeWithStatistics(t *testing.T) {
 	for _, how := range []string{TpBTF, RawTracepoint} {

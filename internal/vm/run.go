@@ -45,7 +45,7 @@ func (o *GuestOptions) Validate() error {
 // patience is how long a guest may take to power off after its last word.
 const patience = 30 * time.Second
 
-// Run boots a kernel, runs the test binary in it and waits until the guest has powered off. It first waits for its turn: one guest runs at a time.
+// Run boots a kernel, runs the test binary in it and waits until the guest has powered off. It first waits for its turn: no more run than there are Places.
 // The result is returned with the error when there is one, holding what had arrived until then.
 func (h *Harness) Run(ctx context.Context, log Logger, k *Kernel, o GuestOptions) (*Result, error) {
 	if err := o.Validate(); err != nil {

@@ -1,4 +1,4 @@
-// Package matrix runs test packages inside guests with every kernel of [vm.Kernels], one guest at a time.
+// Package matrix runs test packages inside guests with every kernel of [vm.Kernels], one guest on each processor at a time.
 //
 // In: the table of suites in the test, each a package whose tests run in a guest of their own, with the kernel modules they want. Out: a subtest for
 // every test of every guest, and a table of times at the end of the log. The environment chooses: LATPUSH_VM_KERNELS=6.1/amd64,newest/arm64 runs a part
