@@ -126,8 +126,9 @@ func (s *loadedSource) dropHooks(earlier map[string]*ebpf.Map, state *pinnedStat
 	}
 	state.gap(now)
 	state.GoneRecursion, state.GoneMissed = state.Recursion, state.Missed
-	err = s.pins.dropHooks(s.underWay(), state)
-	for _, name := range s.underWay() {
+	dropped := underWay(s, s.spec.Maps)
+	err = s.pins.dropHooks(dropped, state)
+	for _, name := range dropped {
 		if m := earlier[name]; m != nil {
 			err = errors.Join(err, m.Close())
 			delete(earlier, name)
@@ -140,10 +141,10 @@ func (s *loadedSource) dropHooks(earlier map[string]*ebpf.Map, state *pinnedStat
 	return nil
 }
 
-// underWay returns the names of the maps that hold what is under way.
-func (s *loadedSource) underWay() []string {
+// underWay returns the names of the maps, of those that there are, that hold what is under way.
+func underWay[Map any](s *loadedSource, maps map[string]Map) []string {
 	var names []string
-	for name := range s.spec.Maps {
+	for name := range maps {
 		if !s.counts(name) && !isConstants(name) {
 			names = append(names, name)
 		}
@@ -156,7 +157,7 @@ func (s *loadedSource) unpinHooks() {
 	if s.pins == nil {
 		return
 	}
-	if err := s.pins.dropHooks(s.underWay(), &s.state); err != nil {
+	if err := s.pins.dropHooks(underWay(s, s.maps), &s.state); err != nil {
 		s.unpin(err)
 	}
 }

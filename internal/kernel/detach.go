@@ -97,6 +97,7 @@ func (s *loadedSource) removeHooks() error {
 // attachAgain loads and attaches the programs that detach has taken out. After an error they are still detached: no hook could be attached.
 func (s *loadedSource) attachAgain() (string, error) {
 	defer s.environment.forget()
+	defer func() { s.spec = nil }()
 	if s.pins != nil {
 		s.pins.root.settle()
 	}
@@ -126,10 +127,7 @@ func (s *loadedSource) attachAgain() (string, error) {
 // renew replaces all maps but those that count. The times at which events began before the programs were detached would make the next ends last
 // for hours, and the programs' constants have the time from which on events are followed.
 func (s *loadedSource) renew() error {
-	numberings := s.numberings
-	err := s.prepare()
-	s.numberings = numberings // what they know of the maps that are kept
-	if err != nil {
+	if err := s.prepare(); err != nil {
 		return s.environment.explain(err)
 	}
 	kept := map[string]*ebpf.Map{}

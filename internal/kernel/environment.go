@@ -18,7 +18,7 @@ import (
 	"github.com/latpush/latpush/internal/capability"
 )
 
-// environment answers what this kernel can do. Answers are found out once.
+// environment answers what this kernel can do, and has what all sources use in turn. Answers are found out once.
 type environment struct {
 	options       *Options
 	cache         *btf.Cache     // kernel type information; large, so dropped when nothing is left to attach
@@ -28,6 +28,7 @@ type environment struct {
 	readProbed    bool
 	readTakesBPF  bool
 	builtin       map[string]bool // by symbol
+	buffer        batchBuffer
 }
 
 func newEnvironment(o *Options) *environment {

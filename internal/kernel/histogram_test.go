@@ -141,7 +141,7 @@ func (f *feeder) feed(label uint64, values ...uint64) {
 // read returns the samples of a map by label.
 func (f *feeder) read(name string, bounds []uint64) map[uint64]Sample {
 	f.t.Helper()
-	table, err := newTable(&Metric{Name: name, Labels: []string{"label"}, Bounds: bounds}, f.collection.Maps[name], func(key []byte) []string {
+	table, err := newTable(&Metric{Name: name, Labels: []string{"label"}, Bounds: bounds}, f.collection.Maps[name], new(batchBuffer), func(key []byte) []string {
 		return []string{fmt.Sprint(nativeUint(key))}
 	}, false)
 	if err != nil {
@@ -255,7 +255,7 @@ func TestReadSingly(t *testing.T) {
 	f.feed(1, 10, 2000, 3_000_000)
 	f.feed(2, 5_000_000_000, 1<<40)
 	for _, name := range []string{"probe", "probe_alone"} {
-		table, err := newTable(&Metric{Name: name, Bounds: bounds}, f.collection.Maps[name], func(key []byte) []string { return []string{string(key)} }, false)
+		table, err := newTable(&Metric{Name: name, Bounds: bounds}, f.collection.Maps[name], new(batchBuffer), func(key []byte) []string { return []string{string(key)} }, false)
 		if err != nil {
 			t.Fatal(err)
 		}

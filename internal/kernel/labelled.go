@@ -114,30 +114,41 @@ func (s *loadedSource) layoutOf(m *metric) (*keyLayout, error) {
 	return layout, nil
 }
 
-// chooseLabels tells the programs which labels there are, and sizes the maps for them.
-func (s *loadedSource) chooseLabels() error {
-	has := func(label string) bool {
-		return slices.Contains(s.config.Labels, label) || !slices.Contains(s.source.labels, label)
-	}
-	constants := map[string]any{}
-	s.numberings = map[string]numbering{}
-	if paths := s.spec.Maps[cgroupPathsMap]; paths != nil {
-		paths.MaxEntries = 1
-		if has(labelCgroup) {
-			paths.MaxEntries = uint32(s.maxLabelSets())
-			s.numberings[cgroupType] = newCgroups()
-		}
-		constants["cgroup_label"], constants["cgroup_controller"] = has(labelCgroup), s.environment.cgroupController()
+// has returns whether one of the labels that are to choose is chosen, or the source has it always.
+func (s *loadedSource) has(label string) bool {
+	return slices.Contains(s.config.Labels, label) || !slices.Contains(s.source.labels, label)
+}
+
+// newNumberings returns what names the numbers that the keys of the source's maps have.
+func (s *loadedSource) newNumberings() map[string]numbering {
+	numberings := map[string]numbering{}
+	if s.spec.Maps[cgroupPathsMap] != nil && s.has(labelCgroup) {
+		numberings[cgroupType] = newCgroups()
 	}
 	if s.spec.Variables["mount_label"] != nil {
-		constants["mount_label"], constants["server_label"] = has(labelMount), has(labelServer)
 		mounts := newMounts()
-		if has(labelMount) {
-			s.numberings[mountType] = mountPoints{mounts}
+		if s.has(labelMount) {
+			numberings[mountType] = mountPoints{mounts}
 		}
-		if has(labelServer) {
-			s.numberings[serverType] = mountServers{mounts}
+		if s.has(labelServer) {
+			numberings[serverType] = mountServers{mounts}
 		}
+	}
+	return numberings
+}
+
+// chooseLabels tells the programs which labels there are, and sizes the maps for them.
+func (s *loadedSource) chooseLabels() error {
+	constants := map[string]any{}
+	if paths := s.spec.Maps[cgroupPathsMap]; paths != nil {
+		paths.MaxEntries = 1
+		if s.has(labelCgroup) {
+			paths.MaxEntries = uint32(s.maxLabelSets())
+		}
+		constants["cgroup_label"], constants["cgroup_controller"] = s.has(labelCgroup), s.environment.cgroupController()
+	}
+	if s.spec.Variables["mount_label"] != nil {
+		constants["mount_label"], constants["server_label"] = s.has(labelMount), s.has(labelServer)
 	}
 	for name, value := range constants {
 		if err := setVariable(s.spec, name, value); err != nil {

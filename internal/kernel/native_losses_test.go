@@ -15,6 +15,8 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
+
+	"github.com/latpush/latpush/bpf/objects"
 )
 
 // Tests that force each reason for which an event is lost.
@@ -248,12 +250,18 @@ func loadedAtOf(t *testing.T) func(*Kernel) uint64 {
 }
 
 // loadedAt returns the constant that the programs have.
-func loadedAt(t *testing.T, k *Kernel) (at uint64) {
+func loadedAt(t *testing.T, k *Kernel) uint64 {
 	t.Helper()
-	if err := k.sources[0].loaded.spec.Variables["loaded_ns"].Get(&at); err != nil {
+	spec, err := objects.Load(k.sources[0].config.Name)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return at
+	at := spec.Variables[loadedTime]
+	constants := make([]byte, spec.Maps[at.SectionName].ValueSize)
+	if err := k.sources[0].loaded.maps[at.SectionName].Lookup(uint32(0), constants); err != nil {
+		t.Fatal(err)
+	}
+	return binary.NativeEndian.Uint64(constants[at.Offset:])
 }
 
 // setStart waits for the only call under way and gives it another start.

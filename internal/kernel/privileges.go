@@ -27,22 +27,27 @@ func CapabilitiesOf(name string) (Capabilities, error) {
 	if !known {
 		return Capabilities{}, fmt.Errorf("find source %q: unknown", name)
 	}
+	spec, err := objects.Load(name)
+	if err != nil {
+		return Capabilities{}, err
+	}
+	return s.takes(spec), nil
+}
+
+// takes returns what the source takes.
+func (s *source) takes(spec *ebpf.CollectionSpec) Capabilities {
 	c := Capabilities{Needed: capability.BPF | capability.PerfMon}
 	if slices.ContainsFunc(s.hooks, func(h hook) bool { return h.module != "" && h.isFunction() }) {
 		c.Useful |= capability.SysAdmin
 	}
-	spec, err := objects.Load(name)
-	if err != nil {
-		return c, err
-	}
-	if namesFunctions(&s, spec) {
+	if s.namesFunctions(spec) {
 		c.Useful |= capability.SysLog
 	}
-	return c, nil
+	return c
 }
 
 // namesFunctions returns whether a label of the source is the name of a kernel function.
-func namesFunctions(s *source, spec *ebpf.CollectionSpec) bool {
+func (s *source) namesFunctions(spec *ebpf.CollectionSpec) bool {
 	return slices.ContainsFunc(s.metrics, func(m metric) bool {
 		if spec.Maps[m.mapName()] == nil {
 			return false
@@ -78,10 +83,10 @@ func (k *Kernel) Needs() []Need {
 		read = capability.BPF
 	}
 	for _, s := range k.sources {
-		c, err := CapabilitiesOf(s.config.Name)
-		if err != nil || s.loaded == nil {
+		if s.loaded == nil {
 			continue
 		}
+		c := s.loaded.takes
 		if s.loaded.waits() {
 			attach |= c.Needed | c.Useful&capability.SysAdmin
 		}

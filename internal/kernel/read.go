@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 	"unsafe"
@@ -28,9 +29,8 @@ type table struct {
 	cpus     int
 	noBatch  bool // the kernel reads this kind of map only key by key
 
-	batch  any    // n keys, a slice of arrays of the key's size
-	keys   []byte // the same memory
-	values []uint64
+	keys   int          // in a batch
+	buffer *batchBuffer // for one
 
 	known   map[string]*countedKey // by key
 	sets    map[string]*labelSet   // by label values: several keys can have the same
@@ -38,6 +38,20 @@ type table struct {
 	reading uint64                 // the number of the present reading
 	now     time.Duration          // when it began, CLOCK_BOOTTIME
 	expiry  *expiry                // nil: the label sets are a fixed list
+}
+
+// batchBuffer has room for what is read in one call. All maps are read one after the other, so that one is enough.
+type batchBuffer struct {
+	keys   []byte
+	values []uint64
+}
+
+// batch returns room for n keys of a size, as bytes and as a slice of arrays, and for that many numbers that belong to each.
+func (b *batchBuffer) batch(n, size, numbers int) (keys []byte, arrays any, values []uint64) {
+	b.keys, b.values = slices.Grow(b.keys[:0], n*size), slices.Grow(b.values[:0], n*numbers)
+	keys, values = b.keys[:n*size], b.values[:n*numbers]
+	array := reflect.ArrayOf(size, reflect.TypeFor[byte]())
+	return keys, reflect.SliceAt(array, unsafe.Pointer(unsafe.SliceData(keys)), n).Interface(), values
 }
 
 // countedKey is a key of the map.
@@ -61,26 +75,17 @@ type labelSet struct {
 	start   time.Duration // CLOCK_BOOTTIME since when it counts, 0: since the source was loaded
 }
 
-func newTable(description *Metric, m *ebpf.Map, labels func([]byte) []string, fromZero bool) (*table, error) {
+func newTable(description *Metric, m *ebpf.Map, buffer *batchBuffer, labels func([]byte) []string, fromZero bool) (*table, error) {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, fmt.Errorf("count possible CPUs: %w", err)
 	}
 	t := &table{
-		metric: description, m: m, labels: labels, fromZero: fromZero,
+		metric: description, m: m, buffer: buffer, labels: labels, fromZero: fromZero,
 		words: int(m.ValueSize()) / 8, cpus: cpus, known: map[string]*countedKey{}, sets: map[string]*labelSet{},
 	}
-	t.grow(min(max(batchBytes/(8*t.words*cpus), 16), int(m.MaxEntries())))
+	t.keys = min(max(batchBytes/(8*t.words*cpus), 16), int(m.MaxEntries()))
 	return t, nil
-}
-
-// grow makes room for a batch of n values.
-func (t *table) grow(n int) {
-	size := int(t.m.KeySize())
-	batch := reflect.MakeSlice(reflect.SliceOf(reflect.ArrayOf(size, reflect.TypeFor[byte]())), n, n)
-	t.batch = batch.Interface()
-	t.keys = unsafe.Slice((*byte)(batch.UnsafePointer()), n*size)
-	t.values = make([]uint64, n*t.words*t.cpus)
 }
 
 // begin forgets what an earlier reading, or the beginning of this one, has found.
@@ -123,25 +128,27 @@ func (t *table) sample(set *labelSet) Sample {
 }
 
 func (t *table) readBatches() error {
-	size := int(t.m.KeySize())
+	size, numbers := int(t.m.KeySize()), t.words*t.cpus
+	keys, arrays, values := t.buffer.batch(t.keys, size, numbers)
 	var cursor ebpf.MapBatchCursor
 	t.begin()
 	for {
-		n, err := t.m.BatchLookup(&cursor, t.batch, t.values, nil)
+		n, err := t.m.BatchLookup(&cursor, arrays, values, nil)
 		done := errors.Is(err, ebpf.ErrKeyNotExist)
 		switch {
 		case errors.Is(err, ebpf.ErrNotSupported) && len(t.read) == 0:
 			t.noBatch = true
 			return t.readSingly()
 		case errors.Is(err, unix.ENOSPC):
-			t.grow(2 * len(t.keys) / size) // more keys share a hash bucket than the batch has room for
+			t.keys *= 2 // more keys share a hash bucket than the batch has room for
+			keys, arrays, values = t.buffer.batch(t.keys, size, numbers)
 			cursor = ebpf.MapBatchCursor{}
 			t.begin()
 			continue
 		case err != nil && !done:
 			return err
 		}
-		if err := t.addBatch(n, size); err != nil {
+		if err := t.addBatch(keys[:n*size], values[:n*numbers]); err != nil {
 			return err
 		}
 		if done {
@@ -150,18 +157,19 @@ func (t *table) readBatches() error {
 	}
 }
 
-func (t *table) addBatch(n, size int) error {
+func (t *table) addBatch(keys []byte, values []uint64) error {
+	size, numbers := int(t.m.KeySize()), t.words*t.cpus
 	var unknown [][]byte
-	for i := range n {
-		if key := t.keys[i*size : (i+1)*size]; t.known[string(key)] == nil {
+	for key := range slices.Chunk(keys, size) {
+		if t.known[string(key)] == nil {
 			unknown = append(unknown, key)
 		}
 	}
 	if err := t.know(unknown); err != nil {
 		return err
 	}
-	for i := range n {
-		t.add(t.keys[i*size:(i+1)*size], t.values[i*t.words*t.cpus:(i+1)*t.words*t.cpus])
+	for i := range len(keys) / size {
+		t.add(keys[i*size:(i+1)*size], values[i*numbers:(i+1)*numbers])
 	}
 	return nil
 }
@@ -170,7 +178,7 @@ func (t *table) addBatch(n, size int) error {
 func (t *table) readSingly() error {
 	key := make([]byte, t.m.KeySize())
 	raw := make([][]byte, t.cpus)
-	values := t.values[:t.words*t.cpus]
+	_, _, values := t.buffer.batch(1, len(key), t.words*t.cpus)
 	t.begin()
 	iterator := t.m.Iterate()
 	for iterator.Next(&key, &raw) {

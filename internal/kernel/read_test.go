@@ -33,7 +33,7 @@ func countEvents(t *testing.T, events map[uint64]uint64) map[string]float64 {
 	if err := putZeros(collection.Maps["probe_events"], layout.others()); err != nil {
 		t.Fatal(err)
 	}
-	table, err := newTable(&Metric{Name: "probe_events_total", Kind: KindCounter, Labels: layout.labels()}, collection.Maps["probe_events"], layout.values, false)
+	table, err := newTable(&Metric{Name: "probe_events_total", Kind: KindCounter, Labels: layout.labels()}, collection.Maps["probe_events"], new(batchBuffer), layout.values, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,11 +19,12 @@ type loadedSource struct {
 	config      SourceConfig
 	options     *Options
 	environment *environment
-	spec        *ebpf.CollectionSpec
+	spec        *ebpf.CollectionSpec // nil unless something is being loaded: it is many times as large as all the rest
 	maps        map[string]*ebpf.Map
 	tables      []*table
 	numberings  map[string]numbering // by the type of the members that they name
 	losses      *lossReader
+	takes       Capabilities
 	inFlight    *inFlightReader // nil: the source has none, or inFlightErr says why not
 	inFlightErr error
 	hooks       []loadedHook
@@ -56,6 +57,8 @@ func loadSource(config *SourceConfig, o *Options, e *environment, root *pinPath)
 	if err := s.prepare(); err != nil {
 		return nil, e.explain(err)
 	}
+	defer func() { s.spec = nil }()
+	s.takes = s.source.takes(s.spec)
 	s.account = newAccount(o.timing(), config.maxCPU(), time.Now())
 	for _, h := range description.hooks {
 		if config.wants(&h) {
@@ -92,6 +95,9 @@ func (s *loadedSource) prepare() error {
 		if err := s.source.configure(spec, &s.config, s.environment); err != nil {
 			return err
 		}
+	}
+	if s.numberings == nil { // what they know of the maps stays when programs are loaded again
+		s.numberings = s.newNumberings()
 	}
 	if err := s.chooseLabels(); err != nil {
 		return err
@@ -152,7 +158,7 @@ func (s *loadedSource) newTable(m *metric) (*table, error) {
 	}
 	if layout == nil {
 		values := m.values(&s.config)
-		return newTable(description, s.maps[name], func(key []byte) []string {
+		return newTable(description, s.maps[name], &s.environment.buffer, func(key []byte) []string {
 			if len(description.Labels) == 0 {
 				return []string{}
 			}
@@ -171,7 +177,7 @@ func (s *loadedSource) newTable(m *metric) (*table, error) {
 			"metric", m.name)
 	}
 	description.Labels = layout.labels()
-	t, err := newTable(description, s.maps[name], s.labelsOf(layout), m.fromZero)
+	t, err := newTable(description, s.maps[name], &s.environment.buffer, s.labelsOf(layout), m.fromZero)
 	if err != nil {
 		return nil, err
 	}
@@ -216,6 +222,9 @@ func putZeros(m *ebpf.Map, keys [][]byte) error {
 // attachMissing attaches the hooks that are not attached and whose module is there now. It returns whether any was attached.
 func (s *loadedSource) attachMissing() bool {
 	changed := false
+	if s.spec == nil {
+		defer func() { s.spec = nil }()
+	}
 	for i := range s.hooks {
 		h := &s.hooks[i]
 		if h.how != "" || (h.err != nil && !h.waiting) {
@@ -225,6 +234,12 @@ func (s *loadedSource) attachMissing() bool {
 		if h.waiting {
 			h.err = fmt.Errorf("waiting for module %s", h.module)
 			continue
+		}
+		if s.spec == nil {
+			if err := s.prepare(); err != nil {
+				h.err = s.environment.explain(err)
+				continue
+			}
 		}
 		h.attached, h.how, h.err = s.attachHook(&h.hook)
 		if h.how != "" {
