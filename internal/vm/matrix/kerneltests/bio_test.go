@@ -74,8 +74,8 @@ func TestBiosOfDeviceMapper(t *testing.T) {
 					t.Errorf("%s %s: %d of %d took %v to %v: %d", want.device, want.operation, in, n, low, high, got.Counts)
 				}
 			}
-			if n := stats[0] - statsBefore[0]; n != 3*times {
-				t.Errorf("the disk below counted %d reads, want %d: those over the border are two", n, 3*times)
+			if n := stats[0] - statsBefore[0]; n <= 2*times || n > 3*times {
+				t.Errorf("the disk below counted %d reads, want %d: those over the border are two, unless the kernel puts the parts together again", n, 3*times)
 			}
 		})
 	}
