@@ -223,8 +223,9 @@ func TestCgroupsComeAndGo(t *testing.T) {
 		for _, n := range calls {
 			now += n
 		}
-		if want := uint64((round*(many/rounds-sets) + many/rounds) * each); now != want {
-			t.Errorf("counted %d calls in round %d, want %d", now, round, want)
+		preempted := lost(t, k.sources[0].loaded)[reasonRecursion]
+		if want := uint64((round*(many/rounds-sets) + many/rounds) * each); now > want || now+preempted < want {
+			t.Errorf("counted %d calls in round %d, want %d, of which %d may be lost to programs that were preempted", now, round, want, preempted)
 		}
 		seen = now
 		time.Sleep(2 * time.Millisecond)

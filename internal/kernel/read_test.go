@@ -64,7 +64,7 @@ func countEvents(t *testing.T, events map[uint64]uint64) map[string]float64 {
 func address(t *testing.T, name string) uint64 {
 	t.Helper()
 	var found uint64
-	if err := eachSymbol(func(address uint64, symbol []byte) bool {
+	if err := eachSymbol(func(address uint64, _ byte, symbol []byte) bool {
 		if string(symbol) == name {
 			found = address
 		}
