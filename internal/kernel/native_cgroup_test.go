@@ -137,8 +137,9 @@ func TestCgroupsAreCountedExactly(t *testing.T) {
 				group{"nginx.service", 1000}, group{"system.slice/docker-" + container + ".scope/init", 77}, group{"plain", 5},
 				group{"nginx.service", 11}, group{deep + "bottom", 3}, group{"far.service/" + deep + "bottom", 2}, group{"odd\xff\x01name", 1})
 			calls := calledIn(t, k)
+			preempted := lost(t, k.sources[0].loaded)[reasonRecursion]
 			if how == Tracepoint { // its programs know nothing of groups
-				if len(calls) != 1 || calls[other] != 1099 {
+				if len(calls) != 1 || calls[other] > 1099 || calls[other]+preempted < 1099 {
 					t.Errorf("counted %v, want 1099 in %s alone", calls, other)
 				}
 				return
@@ -147,8 +148,8 @@ func TestCgroupsAreCountedExactly(t *testing.T) {
 				"nginx.service": 1011, "docker:0123456789ab": 77, "/" + filepath.Base(folder) + "/plain": 5, "far.service": 2,
 				"/" + filepath.Base(folder) + "/odd\ufffd\x01name": 1,
 			} {
-				if calls[name] != want {
-					t.Errorf("counted %d calls in %q, want %d", calls[name], name, want)
+				if calls[name] > want || calls[name]+preempted < want {
+					t.Errorf("counted %d calls in %q, want %d, of which %d may be lost to programs that were preempted", calls[name], name, want, preempted)
 				}
 			}
 			var long uint64
@@ -160,7 +161,7 @@ func TestCgroupsAreCountedExactly(t *testing.T) {
 					long += n
 				}
 			}
-			if long != 3 || calls[other] != 0 {
+			if long > 3 || long+preempted < 3 || calls[other] != 0 {
 				t.Errorf("counted %d calls in the deep group, want 3, and %d in %s: %v", long, calls[other], other, calls)
 			}
 		})
