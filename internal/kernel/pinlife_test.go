@@ -26,6 +26,7 @@ type pinnedLife struct {
 	Configs []SourceConfig
 	KillAt  int  // kills itself before that change of the pins, counted from 1; 0: never
 	Close   bool // counts from Close on, which it calls at once
+	Detach  bool // has detached the sources for what they cost when it says its status
 }
 
 const lifeVariable = "LATPUSH_TEST_LIFE"
@@ -53,6 +54,11 @@ func livePinned() error {
 		counting = true
 		return k.Close()
 	}
+	if l.Detach {
+		if err := detachAll(k); err != nil {
+			return err
+		}
+	}
 	if _, _, err := k.Read(); err != nil {
 		return err
 	}
@@ -61,6 +67,18 @@ func livePinned() error {
 	}
 	_, err = io.Copy(io.Discard, os.Stdin) // until the test is gone
 	return errors.Join(err, k.Close())
+}
+
+// detachAll detaches all sources as max_cpu does.
+func detachAll(k *Kernel) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var errs []error
+	for _, s := range k.sources {
+		s.loaded.account.detach(time.Now())
+		errs = append(errs, s.loaded.detach(errors.New("it takes too much")))
+	}
+	return errors.Join(errs...)
 }
 
 // pinnedChild is such a process.

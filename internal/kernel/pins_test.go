@@ -106,6 +106,44 @@ func TestLostLinks(t *testing.T) {
 	closeUnpinned(t, k, path)
 }
 
+// A source that was detached for its cost when the agent was killed goes on with its counts, and is attached by the next one: it may have become cheap.
+func TestKilledWhileDetached(t *testing.T) {
+	for name, labels := range map[string][]string{"plain": nil, "cgroup": {labelCgroup}} {
+		t.Run(name, func(t *testing.T) {
+			path, folder := bpffs(t), cgroupFolder(t)
+			config := getsid().config()
+			config.Labels = labels
+			runAndKill(t, path, config)
+			runInGroups(t, folder, group{"a.service", 3})
+			child := pinnedLife{Path: path, Configs: []SourceConfig{config}, Detach: true}.start(t)
+			runInGroups(t, folder, group{"a.service", 100})
+			child.kill()
+			const gap = 100 * time.Millisecond
+			time.Sleep(gap)
+			k := openPinned(t, path, config)
+			runInGroups(t, folder, group{"a.service", 4})
+			samples, _, err := k.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range samples {
+				if n := events(s); s.Metric.Kind == KindHistogram && n != 7 {
+					t.Errorf("%v: counted %d calls, want the 3 before the programs were detached and the 4 after", s.Values, n)
+				}
+			}
+			if len(samples) != 1 {
+				t.Errorf("%d samples, want 1", len(samples))
+			}
+			s := k.Sources()[0]
+			if s.Loaded != child.sources[0].Loaded || !s.Attached() || s.Detached[ReasonBudget] == 0 || s.Detached[ReasonRestart] < gap {
+				t.Errorf("the source is loaded since %v and was detached for %v", s.Loaded, s.Detached)
+			}
+			wantOnce(t, k.sources[0].loaded)
+			closeUnpinned(t, k, path)
+		})
+	}
+}
+
 // What the kernel said about programs that are gone, and what was measured, is not forgotten with them.
 func TestWhatIsKnownOfLostProgramsIsKept(t *testing.T) {
 	path := bpffs(t)
