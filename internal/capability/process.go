@@ -48,21 +48,35 @@ func Effective() (Set, error) {
 	return s.effective(), nil
 }
 
-// Without runs f on a thread that does not hold some capabilities, and that ends with f.
+// Without runs f on a thread that does not hold some capabilities until f returns.
 func Without(aside Set, f func() error) error {
 	outcome := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+		runtime.LockOSThread() // a thread that cannot be put right ends with the goroutine
 		s, err := current()
-		if err == nil {
-			s.setEffective(s.effective() &^ aside)
-			err = unix.Capset(&s.header, &s.data[0])
-		}
 		if err != nil {
-			outcome <- fmt.Errorf("set capabilities aside: %w", err)
+			outcome <- err
 			return
 		}
-		outcome <- f()
+		held := s.effective()
+		set := func(effective Set) error {
+			s.setEffective(effective)
+			if err := unix.Capset(&s.header, &s.data[0]); err != nil {
+				return fmt.Errorf("set capabilities aside: %w", err)
+			}
+			return nil
+		}
+		if err := set(held &^ aside); err != nil {
+			outcome <- err
+			return
+		}
+		// Once this returns the thread is like all others: the runtime dies of a call on all threads that one of them may not make.
+		err = f()
+		restored := set(held)
+		if restored == nil {
+			runtime.UnlockOSThread()
+		}
+		outcome <- errors.Join(err, restored)
 	}()
 	return <-outcome
 }
