@@ -125,7 +125,7 @@ func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
 		args = append(args, "-test.skip="+s.skip)
 	}
 	result, err := m.harness.Run(ctx, t, kernel, vm.GuestOptions{
-		TestBinary: binary, Args: args, Provide: s.provide, Load: s.load, Timeout: 8 * time.Minute,
+		TestBinary: binary, Args: args, Provide: s.provide, Load: s.load, Timeout: 10 * time.Minute,
 		Environ: []string{"GODEBUG=asyncpreemptoff=1"}, // no signals that interrupt the system calls that are counted
 	})
 	if err != nil {
