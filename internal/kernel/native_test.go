@@ -183,3 +183,36 @@ func TestNFSWaitsForItsModules(t *testing.T) {
 		t.Errorf("softirq is not attached: %+v", sources[1])
 	}
 }
+
+// What is done at each tick allocates little: the agent would be busy collecting garbage, and hold many times what it needs.
+func TestTicksAllocateLittle(t *testing.T) {
+	k, err := Open(t.Context(), DefaultConfigs(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	tick := func() {
+		if _, _, err := k.Read(); err != nil {
+			t.Fatal(err)
+		}
+		k.Sources()
+		k.Needs()
+	}
+	tick() // finds the label sets
+	const ticks, most = 20, 256 << 10
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range ticks {
+		tick()
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / ticks; each > most {
+		t.Errorf("a tick allocates %d bytes, want at most %d", each, most)
+	} else {
+		t.Logf("a tick allocates %d bytes", each)
+	}
+}
