@@ -127,10 +127,18 @@ func TestCostIsExtrapolated(t *testing.T) {
 	times.interval = 100 * time.Millisecond
 	k := openWith(t, Options{times: times}, SourceConfig{Name: "syscalls", Allow: []string{"getppid"}, MaxCPU: new(Cores)})
 	end := storm(t)
+	s := k.sources[0].loaded
+	fresh := func() bool { // the last window stands for nearly all the time until now: on a slow machine they come late
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return time.Since(s.account.measured) < 2*times.interval
+	}
 	time.Sleep(3 * time.Second)
+	for deadline := time.Now().Add(time.Minute); !fresh() && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	end()
 	k.mu.Lock()
-	s := k.sources[0].loaded
 	got, stands := s.account.cpu, s.account.measured
 	s.begin()
 	var want float64
