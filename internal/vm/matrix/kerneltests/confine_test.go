@@ -114,7 +114,7 @@ func startConfined(t *testing.T, name string, asRoot bool, held capability.Set) 
 	t.Cleanup(func() { guesttest.Succeed(t, r.Close) })
 	folder := t.TempDir()
 	file := filepath.Join(folder, "latpush.yml")
-	text := fmt.Sprintf("interval: 1s\nmax_cpu: 0\nsources: [{name: nfs}]\nremote_write: [{url: %s/api/v1/write}]\nspool: {directory: %s/spool}\n", r.URL(), folder)
+	text := fmt.Sprintf("interval: 1s\nmax_cpu: 0\nsources: [{name: nfs, labels: [mount, server]}]\nremote_write: [{url: %s/api/v1/write}]\nspool: {directory: %s/spool}\n", r.URL(), folder)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -171,14 +171,16 @@ func (c *confined) checkThreads(t *testing.T, held capability.Set) {
 	}
 }
 
-// checkAttached demands that the hooks were attached in one of some ways, that what was done is counted, and that what attaching takes is given up.
+// checkAttached demands that the hooks were attached in one of some ways, that what was done is counted under the names of the mount and its server,
+// and that what attaching takes is given up.
 func (c *confined) checkAttached(t *testing.T, dir string, ways ...string) {
 	t.Helper()
 	expect(t, c.receiver, `count(latpush_hook_attached{source="nfs",how="waiting"}) or vector(0)`, 0)
 	for _, hook := range []string{"nfs_file_read", "nfs_file_write", "nfs_getattr", "nfs4_file_open"} {
 		expect(t, c.receiver, fmt.Sprintf(`latpush_hook_attached{source="nfs",hook=%q,how=~%q}`, hook, strings.Join(ways, "|")), 1)
 	}
-	before := value(t, c.receiver, `nfs_latency_seconds_count{operation="fsync"}`)
+	synced := fmt.Sprintf(`(sum(nfs_latency_seconds_count{operation="fsync",mount=%q,server=~"[0-9.:]+"}) or vector(0))`, dir)
+	before := value(t, c.receiver, synced)
 	file, err := os.Create(filepath.Join(dir, "confined-"+c.name))
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +194,7 @@ func (c *confined) checkAttached(t *testing.T, dir string, ways ...string) {
 			t.Fatal(err)
 		}
 	}
-	expect(t, c.receiver, fmt.Sprintf(`nfs_latency_seconds_count{operation="fsync"} >= bool %v`, before+5), 1)
+	expect(t, c.receiver, fmt.Sprintf(`%s >= bool %v`, synced, before+5), 1)
 	held := capability.None
 	if strings.HasPrefix(guest.Kernel(), "5.10/") {
 		held = capability.BPF // which reading takes there
