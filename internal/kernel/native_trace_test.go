@@ -18,9 +18,8 @@ type traced struct {
 	text  string // what the kernel says about it
 }
 
-// skipped returns whether the kernel may have run no program for the event. The kernel of one sandbox, a Firecracker guest with 6.18, runs none,
-// however it is attached, while a thread of process 1 has the CPU, nor for an interrupt or timer that comes meanwhile. It counts no miss, but
-// traces the event.
+// skipped returns whether the kernel may have run no program for the event. The 6.18 of one sandbox runs none, however it is attached, while a thread of
+// process 1 has the CPU, nor for an interrupt or timer that comes meanwhile. It counts no miss, but traces the event.
 func (e traced) skipped() bool {
 	_, err := os.Stat(filepath.Join("/proc/1/task", strconv.Itoa(e.task)))
 	return err == nil
