@@ -115,6 +115,7 @@ func TestKill9WhileSending(t *testing.T) {
 	if testing.Short() {
 		cycles, at = 20, func() *server { return embedded(t) }
 	}
+	t.Parallel()
 	s := at()
 	seed := seedOf(t)
 	random := rand.New(rand.NewPCG(seed, 0))
