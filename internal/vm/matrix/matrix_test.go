@@ -32,7 +32,7 @@ const remote = "^Test(NFS|FileSystems|Killed)"
 func suites() []suite {
 	const matrix = "github.com/latpush/latpush/internal/vm/matrix/"
 	modules := []string{
-		"brd", "btrfs", "dm-delay", "fuse", "mq-deadline", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "overlay", "sch_netem", "xfs",
+		"brd", "btrfs", "dm-delay", "fuse", "mq-deadline", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "overlay", "raid1", "sch_netem", "xfs",
 	}
 	return []suite{
 		{importPath: matrix + "guesttests", provide: []string{"loop", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "sch_netem"}},

@@ -118,6 +118,17 @@ func DelayedDisk(t *testing.T, o guest.DelayedDiskOptions) *guest.DelayedDisk {
 	return disk
 }
 
+// Mirror makes a disk that is on each of others for as long as the test.
+func Mirror(t *testing.T, name string, lower ...string) *guest.Mirror {
+	t.Helper()
+	disk, err := guest.NewMirror(name, lower...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Succeed(t, disk.Close) })
+	return disk
+}
+
 // FileSystem makes an empty file system on a device of its own, of which the requests take a known time, and mounts it for as long as the test.
 func FileSystem(t *testing.T, kind string, completion time.Duration) (folder string) {
 	t.Helper()

@@ -81,4 +81,37 @@ func TestBiosOfDeviceMapper(t *testing.T) {
 	}
 }
 
+// A mirror of the driver md is timed by its bios, once each however many disks there are below, with the time that they take.
+func TestBiosOfMirror(t *testing.T) {
+	const times = 10
+	for _, how := range []string{kernel.TpBTF, kernel.RawTracepoint} {
+		t.Run(how, func(t *testing.T) {
+			lower := guest.NullBlockOptions{MemoryBacked: true, SizeMiB: 32, BlockSize: 4096, Completion: delayed}
+			mirror := guesttest.Mirror(t, how, guesttest.NullBlock(t, lower).Path, guesttest.NullBlock(t, lower).Path)
+			disk, page := guesttest.OpenDirect(t, mirror.Path), guesttest.Page(t)
+			k := open(t, how, kernel.SourceConfig{Name: "block"})
+			before := read(t, k)
+			for i := range int64(times) {
+				for _, err := range []error{second(unix.Pread(disk, page, i*int64(len(page)))), second(unix.Pwrite(disk, page, i*int64(len(page))))} {
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			after := read(t, k)
+			for _, operation := range []string{"read", "write"} {
+				got := after.since(before, fmt.Sprintf("block_io_latency_seconds %s %s", mirror.Name, operation))
+				n := events(got)
+				t.Logf("%s: %d of %v", operation, n, time.Duration(got.SumNanoseconds))
+				if n > times || n+after.lost-before.lost < times {
+					t.Errorf("%s: counted %d, want %d, of which %d may be lost", operation, n, times, after.lost-before.lost)
+				}
+				if in := between(got, atLeast, atMost); in+2 < n {
+					t.Errorf("%s: %d of %d took %v to %v: %d", operation, in, n, atLeast, atMost, got.Counts)
+				}
+			}
+		})
+	}
+}
+
 func second(_ int, err error) error { return err }
