@@ -17,8 +17,9 @@ func BuildTest(ctx context.Context, file, arch, importPath string, tags ...strin
 	return goTool(ctx, arch, "test", "-c", "-trimpath", "-ldflags=-s -w", "-tags="+strings.Join(tags, ","), "-o", file, importPath)
 }
 
-func buildInit(ctx context.Context, file, arch string) error {
-	return goTool(ctx, arch, "build", "-trimpath", "-ldflags=-s -w", "-o", file, initPackage)
+// Build builds a command for an architecture in the same way.
+func Build(ctx context.Context, file, arch, importPath string) error {
+	return goTool(ctx, arch, "build", "-trimpath", "-ldflags=-s -w", "-o", file, importPath)
 }
 
 func goTool(ctx context.Context, arch string, args ...string) error {

@@ -5,7 +5,8 @@
 // test. Kernel messages and the tests' output go to the caller's log as they come.
 //
 // The guest is one initial file system that this package writes: a static init (guestinit), the test binary, the modules, and an NFS server from Debian
-// packages of the guest's architecture. It has two processors, 2 GiB of memory, a loopback interface and no disk.
+// packages of the guest's architecture; or, where it is asked for, Debian's systemd, which starts the init as a service. It has two processors, 2 GiB of
+// memory, a loopback interface and no disk.
 //
 // What can go wrong, each with an error of its own: qemu is missing ([ErrNoQEMU]), the kernel panics or oopses ([ErrCrash]), the guest does not end in
 // time ([ErrHang]), the init cannot do its work ([ErrInit]), the binary runs no test at all ([ErrNoTests]). A test that fails is no error of Run: it is

@@ -24,7 +24,6 @@ type image struct {
 }
 
 type imageFile struct {
-	mode    cpio.FileMode
 	content []byte // when host is empty
 	host    string // file of this machine
 }
@@ -63,13 +62,19 @@ func (m *image) mkdir(dir string) {
 
 func (m *image) write(name string, content []byte) {
 	m.mkdir(path.Dir(name))
-	m.files[name] = imageFile{mode: 0o644, content: content}
+	m.files[name] = imageFile{content: content}
 }
 
-// take adds a program or library of this machine's file system.
+// start makes guestinit the first process.
+func (m *image) start(init string) {
+	m.take("init", init)
+	m.links[handover.Modprobe[1:]] = "/init"
+}
+
+// take adds a file of this machine's file system, which everybody may read, and execute where it is a program.
 func (m *image) take(name, host string) {
 	m.mkdir(path.Dir(name))
-	m.files[name] = imageFile{mode: 0o755, host: host}
+	m.files[name] = imageFile{host: host}
 }
 
 func (m *image) manifest(manifest handover.Manifest) error {
@@ -116,14 +121,20 @@ func (m *image) save(file string) (err error) {
 }
 
 func (f imageFile) save(archive *cpio.Writer, name string) error {
-	content := f.content
+	content, mode := f.content, cpio.FileMode(0o644)
 	if f.host != "" {
-		var err error
+		info, err := os.Stat(f.host)
+		if err != nil {
+			return err
+		}
+		if info.Mode()&0o111 != 0 {
+			mode = 0o755
+		}
 		if content, err = os.ReadFile(f.host); err != nil {
 			return err
 		}
 	}
-	if err := archive.WriteHeader(&cpio.Header{Name: name, Mode: cpio.TypeReg | f.mode, Size: int64(len(content)), Links: 1}); err != nil {
+	if err := archive.WriteHeader(&cpio.Header{Name: name, Mode: cpio.TypeReg | mode, Size: int64(len(content)), Links: 1}); err != nil {
 		return err
 	}
 	_, err := archive.Write(content)

@@ -17,13 +17,18 @@ func TestImage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	host := filepath.Join(dir, "host")
-	if err := os.WriteFile(host, []byte("program"), 0o600); err != nil {
+	if err := os.WriteFile(host, []byte("program"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	unit := filepath.Join(dir, "unit")
+	if err := os.WriteFile(unit, []byte("[Unit]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var saved [2][]byte
 	for i := range saved {
 		m := newImage()
 		m.take("usr/sbin/deep/tool", host)
+		m.take("etc/tool.service", unit)
 		m.links["sbin/modprobe"] = "/init"
 		if err := m.manifest(handover.Manifest{Hostname: "g"}); err != nil {
 			t.Fatal(err)
@@ -64,6 +69,7 @@ func TestImage(t *testing.T) {
 		content string
 	}{
 		"usr/sbin/deep/tool":      {cpio.TypeReg | 0o755, "program"},
+		"etc/tool.service":        {cpio.TypeReg | 0o644, "[Unit]\n"},
 		"sbin/modprobe":           {cpio.TypeSymlink | 0o777, "/init"},
 		"lib64":                   {cpio.TypeSymlink | 0o777, "usr/lib64"},
 		"etc/hosts":               {cpio.TypeReg | 0o644, "127.0.0.1 localhost\n"},

@@ -18,6 +18,7 @@ type linker struct {
 	loader string            // folder of multiarch libraries
 	have   map[string]string // files of all packages by their path in the guest
 	used   map[string]string // those that the programs need
+	own    []string          // folders that programs name for libraries of their own, as systemd's do
 }
 
 func newLinker(loader string, folders ...string) (*linker, error) {
@@ -122,6 +123,13 @@ func (l *linker) needs(host string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read program %s: %w", host, err)
 	}
+	runpath, err := f.DynString(elf.DT_RUNPATH)
+	if err != nil {
+		return nil, fmt.Errorf("read program %s: %w", host, err)
+	}
+	for _, folders := range runpath {
+		l.own = append(l.own, strings.Split(folders, ":")...)
+	}
 	var paths []string
 	for _, library := range libraries {
 		paths = append(paths, l.search(library))
@@ -136,9 +144,14 @@ func (l *linker) needs(host string) ([]string, error) {
 	return paths, nil
 }
 
+// search returns where the loader finds a library. What one file has from a folder of its own is loaded, and so found, for its libraries too.
 func (l *linker) search(library string) string {
 	standard := path.Join("usr/lib", l.loader, library)
-	for _, name := range []string{standard, path.Join("usr/lib", library)} {
+	names := []string{standard, path.Join("usr/lib", library)}
+	for _, folder := range l.own {
+		names = append(names, merged(path.Join(folder, library)))
+	}
+	for _, name := range names {
 		if _, ok := l.have[name]; ok {
 			return name
 		}

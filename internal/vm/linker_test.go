@@ -16,6 +16,7 @@ func TestLinker(t *testing.T) {
 		"lib64/ld-linux-x86-64.so.2":              "/lib/x86_64-linux-gnu/libz.so.1",
 		"sbin/tool":                               "",
 		"etc/netconfig":                           "",
+		"lib/x86_64-linux-gnu/tool/libown.so":     "",
 		"usr/lib/x86_64-linux-gnu/libloop.so":     "libloop.so",
 		"usr/lib/x86_64-linux-gnu/libdangling.so": "gone.so",
 	} {
@@ -53,6 +54,13 @@ func TestLinker(t *testing.T) {
 	}
 	if !reflect.DeepEqual(l.used, want) {
 		t.Errorf("used %q, want %q", l.used, want)
+	}
+	if got := l.search("libown.so"); got != "usr/lib/x86_64-linux-gnu/libown.so" {
+		t.Errorf("a library in a folder that no program names is found: %s", got)
+	}
+	l.own = []string{"/lib/x86_64-linux-gnu/tool"}
+	if got := l.search("libown.so"); got != "usr/lib/x86_64-linux-gnu/tool/libown.so" {
+		t.Errorf("a library in a program's own folder is taken for %s", got)
 	}
 	if _, err := l.link(l.search("libloop.so")); err == nil {
 		t.Error("a link that leads to itself gives no error")

@@ -26,6 +26,11 @@ type GuestOptions struct {
 	Load       []string      // modules to load before the binary starts
 	Provide    []string      // modules that the guest can load later, by itself or when its kernel asks for them
 	Timeout    time.Duration // from the start of qemu to power-off; default 4 minutes
+
+	// Systemd boots the systemd of the kernel's own Debian suite, which mounts what it always does and starts the binary as a service. The guest has
+	// a shell and some commands for units, and no NFS server.
+	Systemd bool
+	Install map[string]string // further files of this machine by their path in the guest
 }
 
 // Validate fills in the defaults and says what is missing.
@@ -84,20 +89,34 @@ func (h *Harness) pack(ctx context.Context, file string, k *Kernel, o GuestOptio
 	if err != nil {
 		return err
 	}
-	programs, err := h.userland(ctx, k.Arch)
+	programs := servers()
+	if o.Systemd {
+		m, err := machineOf(k.Arch)
+		if err != nil {
+			return err
+		}
+		programs = systemd(k.Suite, m.loader)
+	}
+	files, err := h.userland(ctx, programs, k.Arch)
 	if err != nil {
 		return err
 	}
 	init := file + ".init"
-	if err := buildInit(ctx, init, k.Arch); err != nil {
+	if err := Build(ctx, init, k.Arch, initPackage); err != nil {
 		return err
 	}
 	image := newImage()
-	image.take("init", init)
-	image.links[handover.Modprobe[1:]] = "/init"
+	if o.Systemd {
+		image.startSystemd(init)
+	} else {
+		image.start(init)
+	}
 	image.take(handover.Program[1:], o.TestBinary)
-	for name, host := range programs {
+	for name, host := range files {
 		image.take(name, host)
+	}
+	for name, host := range o.Install {
+		image.take(strings.TrimPrefix(name, "/"), host)
 	}
 	for _, module := range index {
 		image.write(module.File[1:], contents[module.Name])

@@ -11,13 +11,16 @@ import (
 	"github.com/latpush/latpush/internal/vm/debian"
 )
 
-// userlandSuite is the suite of the guest's programs, the same for every kernel.
-const userlandSuite = "bookworm"
+// userland is what a guest has beside its kernel: programs of one Debian suite, with every library they need.
+type userland struct {
+	suite    string
+	programs map[string][]string // paths in the guest without a leading slash, by the package they come from
+}
 
-// userlandPrograms are the programs of the guest's NFS server and those that make file systems, by the package they come from. NFSv3 needs rpcbind
-// because nfsd registers there.
-func userlandPrograms() map[string][]string {
-	return map[string][]string{
+// servers are the programs of the guest's NFS server and those that make file systems, the same for every kernel. NFSv3 needs rpcbind because nfsd
+// registers there.
+func servers() userland {
+	return userland{suite: "bookworm", programs: map[string][]string{
 		//nolint:misspell // exportfs is the name of a program
 		"nfs-kernel-server": {"usr/sbin/exportfs", "usr/sbin/rpc.nfsd", "usr/sbin/rpc.mountd", "usr/sbin/nfsdcld"},
 		"rpcbind":           {"usr/sbin/rpcbind"},
@@ -25,23 +28,27 @@ func userlandPrograms() map[string][]string {
 		"btrfs-progs":       {"usr/sbin/mkfs.btrfs"},
 		"e2fsprogs":         {"usr/sbin/mke2fs"},
 		"xfsprogs":          {"usr/sbin/mkfs.xfs"},
-	}
+	}}
 }
 
-// userlandSet names the cached set of packages after the list of programs, so that a longer list is not taken from a cache that lacks some.
-func userlandSet() string {
-	return fmt.Sprintf("userland-%08x", crc32.ChecksumIEEE(fmt.Append(nil, userlandPrograms())))
+// set names the cached set of packages after the list of programs, so that a longer list is not taken from a cache that lacks some.
+func (u userland) set() string {
+	return fmt.Sprintf("userland-%08x", crc32.ChecksumIEEE(fmt.Append(nil, u.programs)))
 }
+
+func (u userland) packages() []string { return slices.Sorted(maps.Keys(u.programs)) }
+
+func (u userland) files() []string { return slices.Concat(slices.Collect(maps.Values(u.programs))...) }
 
 // userland fetches the guest's programs with every library they need, or takes them from the cache. It returns files of this machine by their path in the
 // guest, without a leading slash.
-func (h *Harness) userland(ctx context.Context, arch string) (map[string]string, error) {
+func (h *Harness) userland(ctx context.Context, u userland, arch string) (map[string]string, error) {
 	m, err := machineOf(arch)
 	if err != nil {
 		return nil, err
 	}
-	set, err := h.store.Resolve(ctx, userlandSet(), userlandSuite, arch, func(ctx context.Context, a *debian.Archive) ([]debian.Package, error) {
-		return resolveUserland(ctx, a, m.loader)
+	set, err := h.store.Resolve(ctx, u.set(), u.suite, arch, func(ctx context.Context, a *debian.Archive) ([]debian.Package, error) {
+		return u.resolve(ctx, a, m.loader)
 	})
 	if err != nil {
 		return nil, err
@@ -50,7 +57,7 @@ func (h *Harness) userland(ctx context.Context, arch string) (map[string]string,
 	if err != nil {
 		return nil, err
 	}
-	missing, err := l.link(slices.Concat(slices.Collect(maps.Values(userlandPrograms()))...)...)
+	missing, err := l.link(u.files()...)
 	if err != nil {
 		return nil, err
 	}
@@ -60,12 +67,12 @@ func (h *Harness) userland(ctx context.Context, arch string) (map[string]string,
 	return l.used, nil
 }
 
-// resolveUserland unpacks the packages of the programs and then, level by level, the libraries they depend on, until nothing is missing.
-func resolveUserland(ctx context.Context, a *debian.Archive, loader string) ([]debian.Package, error) {
+// resolve unpacks the packages of the programs and then, level by level, the libraries they depend on, until nothing is missing.
+func (u userland) resolve(ctx context.Context, a *debian.Archive, loader string) ([]debian.Package, error) {
 	var packages []debian.Package
 	var folders []string
 	seen := map[string]bool{}
-	level := slices.Sorted(maps.Keys(userlandPrograms()))
+	level := u.packages()
 	for len(level) > 0 {
 		var next []string
 		for _, name := range level {
@@ -83,7 +90,7 @@ func resolveUserland(ctx context.Context, a *debian.Archive, loader string) ([]d
 			}
 			packages, folders = append(packages, control.Package), append(folders, folder)
 			for _, d := range control.Depends {
-				if strings.HasPrefix(d.Name, "lib") {
+				if strings.HasPrefix(d.Name, "lib") || d.Name == "zlib1g" {
 					next = append(next, d.Name)
 				}
 			}
@@ -92,7 +99,7 @@ func resolveUserland(ctx context.Context, a *debian.Archive, loader string) ([]d
 		if err != nil {
 			return nil, err
 		}
-		missing, err := l.link(slices.Concat(slices.Collect(maps.Values(userlandPrograms()))...)...)
+		missing, err := l.link(u.files()...)
 		if err != nil {
 			return nil, err
 		}

@@ -1,10 +1,12 @@
 //go:build linux
 
-// Command guestinit is the first process of a test guest, and the modprobe that the guest's kernel calls.
+// Command guestinit is the first process of a test guest, or a service of systemd where that is the first process, and the modprobe that the guest's
+// kernel calls.
 //
-// In: the manifest in the initial file system. It mounts the kernel's file systems, loads modules, brings up the loopback interface and runs the
-// guest's program. Out: frames on a virtio serial port (see package handover): what the program printed, what it left in the out folder, its exit code.
-// Then it powers the machine off. What goes wrong is said on the console and in the last frame; the machine is powered off in any case.
+// In: the manifest in the initial file system. It mounts the kernel's file systems unless systemd does, loads modules, brings up the loopback
+// interface and runs the guest's program. Out: frames on a virtio serial port (see package handover): what the program printed, what it left in the out
+// folder, its exit code. Then it powers the machine off. What goes wrong is said on the console and in the last frame; the machine is powered off in any
+// case.
 package main
 
 import (
@@ -19,18 +21,30 @@ import (
 )
 
 func main() {
-	if filepath.Base(os.Args[0]) == filepath.Base(handover.Modprobe) {
+	switch filepath.Base(os.Args[0]) {
+	case filepath.Base(handover.Modprobe):
 		if err := modprobe(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, "modprobe:", err)
 			os.Exit(1)
 		}
 		return
+	case filepath.Base(handover.Guest): // systemd is the first process, and has mounted everything
+		finish(run())
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "guestinit: start as the first process of a guest only")
 		os.Exit(1)
 	}
-	if err := run(); err != nil {
+	err := mountAll()
+	if err == nil {
+		err = run()
+	}
+	finish(err)
+}
+
+// finish says what went wrong, and powers the machine off.
+func finish(err error) {
+	if err != nil {
 		fmt.Println("guestinit:", err)
 	}
 	powerOff()

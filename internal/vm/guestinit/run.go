@@ -16,11 +16,8 @@ import (
 	"github.com/latpush/latpush/internal/vm/handover"
 )
 
-// run does everything between the first instruction and power-off. Before the port is open, an error can only be said on the console.
+// run does everything between mounting and power-off. Before the port is open, an error can only be said on the console.
 func run() error {
-	if err := mountAll(); err != nil {
-		return err
-	}
 	m, err := readManifest()
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ const (
 	Program      = "/latpush/program" // the test binary
 	Modules      = "/latpush/modules" // folder of the modules that can be loaded
 	Modprobe     = "/sbin/modprobe"   // started by the kernel when it wants a module: the init under another name
+	Guest        = "/latpush/guest"   // started by systemd where that is the first process: the init under another name
 	OutFolder    = "/out"             // what the program leaves here goes to the host
 	PortName     = "latpush.report"
 
