@@ -23,6 +23,7 @@ import (
 	"github.com/latpush/latpush/internal/receiver"
 	"github.com/latpush/latpush/internal/vm/guest"
 	"github.com/latpush/latpush/internal/vm/guest/guesttest"
+	"github.com/latpush/latpush/internal/vm/guest/querytest"
 )
 
 // Confinement cannot be undone, so an agent that is confined runs in a process of its own: this test binary once more.
@@ -135,13 +136,13 @@ func startConfined(t *testing.T, name string, asRoot bool, held capability.Set) 
 // checkWaiting demands that the agent is confined as this kernel allows, and holds what attaching will take.
 func (c *confined) checkWaiting(t *testing.T, held capability.Set) {
 	t.Helper()
-	expect(t, c.receiver, `latpush_hook_attached{source="nfs",hook="nfs_file_read",how="waiting"}`, 0)
+	querytest.Expect(t, c.receiver, `latpush_hook_attached{source="nfs",hook="nfs_file_read",how="waiting"}`, 0)
 	for kind, want := range map[string]float64{"capabilities": 1, "no_new_privs": 1, "seccomp": 1, "landlock": landlock()} {
-		expect(t, c.receiver, fmt.Sprintf("latpush_confinement{kind=%q}", kind), want)
+		querytest.Expect(t, c.receiver, fmt.Sprintf("latpush_confinement{kind=%q}", kind), want)
 	}
 	c.checkThreads(t, held)
 	for _, one := range held.Each() {
-		expect(t, c.receiver, fmt.Sprintf(`latpush_capability_held{capability=%q}`, one), 1)
+		querytest.Expect(t, c.receiver, fmt.Sprintf(`latpush_capability_held{capability=%q}`, one), 1)
 	}
 }
 
@@ -175,12 +176,12 @@ func (c *confined) checkThreads(t *testing.T, held capability.Set) {
 // and that what attaching takes is given up.
 func (c *confined) checkAttached(t *testing.T, dir string, ways ...string) {
 	t.Helper()
-	expect(t, c.receiver, `count(latpush_hook_attached{source="nfs",how="waiting"}) or vector(0)`, 0)
+	querytest.Expect(t, c.receiver, `count(latpush_hook_attached{source="nfs",how="waiting"}) or vector(0)`, 0)
 	for _, hook := range []string{"nfs_file_read", "nfs_file_write", "nfs_getattr", "nfs4_file_open"} {
-		expect(t, c.receiver, fmt.Sprintf(`latpush_hook_attached{source="nfs",hook=%q,how=~%q}`, hook, strings.Join(ways, "|")), 1)
+		querytest.Expect(t, c.receiver, fmt.Sprintf(`latpush_hook_attached{source="nfs",hook=%q,how=~%q}`, hook, strings.Join(ways, "|")), 1)
 	}
 	synced := fmt.Sprintf(`(sum(nfs_latency_seconds_count{operation="fsync",mount=%q,server=~"[0-9.:]+"}) or vector(0))`, dir)
-	before := value(t, c.receiver, synced)
+	before := querytest.Value(t, c.receiver, synced)
 	file, err := os.Create(filepath.Join(dir, "confined-"+c.name))
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +195,7 @@ func (c *confined) checkAttached(t *testing.T, dir string, ways ...string) {
 			t.Fatal(err)
 		}
 	}
-	expect(t, c.receiver, fmt.Sprintf(`%s >= bool %v`, synced, before+5), 1)
+	querytest.Expect(t, c.receiver, fmt.Sprintf(`%s >= bool %v`, synced, before+5), 1)
 	held := capability.None
 	if strings.HasPrefix(guest.Kernel(), "5.10/") {
 		held = capability.BPF // which reading takes there

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/prometheus/promql"
-
 	"github.com/latpush/latpush/agent"
 	"github.com/latpush/latpush/agent/config"
 	"github.com/latpush/latpush/agent/identity"
@@ -21,6 +19,7 @@ import (
 	"github.com/latpush/latpush/internal/receiver"
 	"github.com/latpush/latpush/internal/vm/guest"
 	"github.com/latpush/latpush/internal/vm/guest/guesttest"
+	"github.com/latpush/latpush/internal/vm/guest/querytest"
 )
 
 // The seed of it all: what was done on an NFS mount is what PromQL answers at a receiver, with the last operations before the stop among it.
@@ -33,31 +32,31 @@ func TestNFSEndToEnd(t *testing.T) {
 	}
 	t.Cleanup(func() { guesttest.Succeed(t, r.Close) })
 	stop := runAgent(t, r.URL())
-	expect(t, r, `latpush_hook_attached{source="nfs",hook="nfs_file_read"}`, 1)
+	querytest.Expect(t, r, `latpush_hook_attached{source="nfs",hook="nfs_file_read"}`, 1)
 
-	expect(t, r, `nfs_inflight{operation="read"} + nfs_inflight_oldest_seconds{operation="read"}`, 0)
+	querytest.Expect(t, r, `nfs_inflight{operation="read"} + nfs_inflight_oldest_seconds{operation="read"}`, 0)
 
 	runner := guesttest.Prepare(t, guest.Workload{Reads: 21, Splices: 2, Writes: 13, Opens: 8, Creates: 3, Getattrs: 34, Fsyncs: 5, Direct: true}, dir)
-	expect(t, r, `sum(nfs_latency_seconds_count{operation="fsync"}) >= bool 1`, 1) // what preparing did
-	time.Sleep(3 * time.Second)                                                    // and all of it
+	querytest.Expect(t, r, `sum(nfs_latency_seconds_count{operation="fsync"}) >= bool 1`, 1) // what preparing did
+	time.Sleep(3 * time.Second)                                                              // and all of it
 	before := map[string]float64{}
 	for _, operation := range []string{"read", "write", "open", "getattr", "fsync"} {
-		before[operation] = value(t, r, fmt.Sprintf(`nfs_latency_seconds_count{operation=%q}`, operation))
+		before[operation] = querytest.Value(t, r, fmt.Sprintf(`nfs_latency_seconds_count{operation=%q}`, operation))
 	}
 	did, err := runner.Run()
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop()                                                                                  // which ends the series
-	lost := value(t, r, `sum(last_over_time(latpush_events_lost_total{source="nfs"}[5m]))`) // where fentry's programs can be preempted: see checkNFSCounts
+	stop()                                                                                            // which ends the series
+	lost := querytest.Value(t, r, `sum(last_over_time(latpush_events_lost_total{source="nfs"}[5m]))`) // where fentry's programs can be preempted: see checkNFSCounts
 	for operation, n := range map[string]uint64{
 		"read": did.Reads, "write": did.Writes, "open": did.Opens, "getattr": did.Getattrs, "fsync": did.Fsyncs,
 	} {
 		selector := fmt.Sprintf(`{operation=%q,job="latpush",instance="guest"}[5m]`, operation)
-		if got := value(t, r, "last_over_time(nfs_latency_seconds_count"+selector+")") - before[operation]; got > float64(n) || got+lost < float64(n) {
+		if got := querytest.Value(t, r, "last_over_time(nfs_latency_seconds_count"+selector+")") - before[operation]; got > float64(n) || got+lost < float64(n) {
 			t.Errorf("%s: PromQL says %v, did %d, lost %v", operation, got, n, lost)
 		}
-		if buckets := value(t, r, "count(last_over_time(nfs_latency_seconds_bucket"+selector+"))"); buckets != 28 {
+		if buckets := querytest.Value(t, r, "count(last_over_time(nfs_latency_seconds_bucket"+selector+"))"); buckets != 28 {
 			t.Errorf("%s: %v buckets arrived, want 27 and +Inf", operation, buckets)
 		}
 	}
@@ -100,40 +99,4 @@ func newAgent(ctx context.Context, file string) (*agent.Agent, error) {
 		Load: func() (*config.Config, error) { return config.Load(file, identity.Read()) },
 		Host: identity.Read(), Clock: clock, Rooms: agent.NewRooms(log, metrics.Registerer()), Metrics: metrics, Log: log,
 	})
-}
-
-// value returns the one value of a query.
-func value(t *testing.T, r *receiver.Receiver, query string) float64 {
-	t.Helper()
-	got, err := query1(t, r, query)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return got
-}
-
-func query1(t *testing.T, r *receiver.Receiver, query string) (float64, error) {
-	t.Helper()
-	result, err := r.Query(t.Context(), query, time.Now())
-	if err != nil {
-		return 0, err
-	}
-	vector, ok := result.(promql.Vector)
-	if !ok || len(vector) != 1 {
-		return 0, fmt.Errorf("query %s: %v, want one value", query, result)
-	}
-	return vector[0].F, nil
-}
-
-// expect waits until a query has a value.
-func expect(t *testing.T, r *receiver.Receiver, query string, want float64) {
-	t.Helper()
-	var got float64
-	var err error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
-		if got, err = query1(t, r, query); err == nil && got == want {
-			return
-		}
-	}
-	t.Fatalf("query %s: %v, %v, want %v", query, got, err, want)
 }
