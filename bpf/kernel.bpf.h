@@ -327,10 +327,6 @@ struct wb_writeback_work {
 	enum wb_reason reason;
 };
 
-struct trace_event_raw_balance_dirty_pages {
-	long pause; /* ms */
-};
-
 #pragma clang attribute pop
 
 /* The states of a TCP socket in which connections come about. */

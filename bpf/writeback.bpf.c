@@ -26,6 +26,11 @@ struct writeback_key {
 	enum writeback_reason reason;
 };
 
+/* Set by the loader: position of the pause among the arguments of balance_dirty_pages, of which there are eight or, in older kernels, twelve, and the
+ * length of the kernel's tick. */
+const volatile __u32 pause_argument;
+const volatile __u64 tick_ns;
+
 HISTOGRAM_MAP(writeback_latency, struct writeback_key, 8);
 HISTOGRAM_ARRAY(writeback_throttle, 1);
 
@@ -89,11 +94,10 @@ int BPF_PROG(writeback_written_raw_tp, void *wb, struct wb_writeback_work *work)
 	return handle_written(work);
 }
 
-/* The record has milliseconds, the event itself the kernel's ticks, of which nothing says how long they are. */
-SEC("tracepoint/writeback/balance_dirty_pages")
-int balance_dirty_pages_tracepoint(struct trace_event_raw_balance_dirty_pages *record)
+/* The pause is in ticks. */
+static __always_inline int handle_pause(__u64 *ctx)
 {
-	long pause = record->pause;
+	long pause = pause_argument == 6 ? context_place(ctx, 6) : context_place(ctx, 10);
 	struct histogram *h;
 	__u32 zero = 0;
 
@@ -101,8 +105,20 @@ int balance_dirty_pages_tracepoint(struct trace_event_raw_balance_dirty_pages *r
 		return 0;
 	h = bpf_map_lookup_elem(&writeback_throttle, &zero);
 	if (h)
-		histogram_add(h, (__u64)pause * 1000000);
+		histogram_add(h, (__u64)pause * tick_ns);
 	return 0;
+}
+
+SEC("tp_btf/balance_dirty_pages")
+int balance_dirty_pages_tp_btf(__u64 *ctx)
+{
+	return handle_pause(ctx);
+}
+
+SEC("raw_tp/balance_dirty_pages")
+int balance_dirty_pages_raw_tp(__u64 *ctx)
+{
+	return handle_pause(ctx);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -249,9 +249,9 @@ func catalogue() []source {
 			},
 			hooks: []hook{
 				tracepoints("writeback", false, "writeback_written", "writeback_start"),
-				{name: "balance_dirty_pages", events: []string{"balance_dirty_pages"}, ways: []way{{Tracepoint, []string{"tracepoint"}}}},
+				tracepoints("balance_dirty_pages", false, "balance_dirty_pages"),
 			},
-			configure: configureInFlight,
+			configure: configureWriteback,
 		},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // syscalls returns the system calls to time, in the order of their places in the histogram array.
@@ -26,6 +27,29 @@ func configureNFS(spec *ebpf.CollectionSpec, config *SourceConfig, e *environmen
 		return err
 	}
 	if err := setVariable(spec, "getattr_path_second", second); err != nil {
+		return err
+	}
+	return configureInFlight(spec, config, e)
+}
+
+// configureWriteback says where the kernel's pauses are, and how long their unit is. The files of tracefs, which have them in milliseconds, belong to
+// root.
+func configureWriteback(spec *ebpf.CollectionSpec, config *SourceConfig, e *environment) error {
+	arguments, err := e.arguments("balance_dirty_pages")
+	if err != nil {
+		return err
+	}
+	if arguments != 8 && arguments != 12 {
+		return fmt.Errorf("find pause among the arguments of balance_dirty_pages: %d arguments (8 and 12 are known)", arguments)
+	}
+	if err := setVariable(spec, "pause_argument", uint32(arguments-2)); err != nil { // the last but one
+		return err
+	}
+	var tick unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {
+		return fmt.Errorf("read length of the kernel's tick: %w", err)
+	}
+	if err := setVariable(spec, "tick_ns", uint64(tick.Nano())); err != nil {
 		return err
 	}
 	return configureInFlight(spec, config, e)

@@ -23,8 +23,7 @@ func TestWritebackIsCountedByReason(t *testing.T) {
 	}
 	for _, how := range []string{TpBTF, RawTracepoint} {
 		t.Run(how, func(t *testing.T) {
-			// For throttled tasks there is only the classic tracepoint.
-			k := openWith(t, Options{Ways: []string{how, Tracepoint}}, SourceConfig{Name: "writeback", MaxCPU: new(Cores)})
+			k := openWith(t, Options{Ways: []string{how}}, SourceConfig{Name: "writeback", MaxCPU: new(Cores)})
 			list := trace(t, "writeback/writeback_written")
 			before := sample(t, k, "writeback_latency_seconds", "sync")
 			for range times {

@@ -200,7 +200,8 @@ func (e *environment) explain(err error) error {
 			hints = append(hints, missing)
 		}
 	}
-	if errors.Is(err, unix.EACCES) && setting("perf_event_paranoid") > "2" {
+	if now, unknown := capability.Effective(); errors.Is(err, unix.EACCES) && setting("perf_event_paranoid") > "2" &&
+		unknown == nil && !now.Has(capability.SysAdmin) {
 		hints = append(hints, "kernel.perf_event_paranoid is above 2, so kprobes take CAP_SYS_ADMIN: grant it, or set it to 2")
 	}
 	if _, statErr := os.Stat("/sys/kernel/btf/vmlinux"); os.IsNotExist(statErr) && errors.Is(err, ebpf.ErrNotSupported) {

@@ -26,7 +26,7 @@ func TestWriteback(t *testing.T) {
 			}
 			sysctl(t, "dirty_bytes", "8388608", "dirty_ratio")
 			sysctl(t, "dirty_background_bytes", "4194304", "dirty_background_ratio")
-			k := openWays(t, []string{how, kernel.Tracepoint}, kernel.SourceConfig{Name: "writeback"})
+			k := open(t, how, kernel.SourceConfig{Name: "writeback"})
 			disk, err := os.OpenFile(device.Path, os.O_WRONLY, 0)
 			if err != nil {
 				t.Fatal(err)
