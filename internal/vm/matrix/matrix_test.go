@@ -24,6 +24,12 @@ type suite struct {
 	run, skip  string   // patterns of its tests, of packages whose tests are too many for one guest
 	provide    []string // modules that its tests load, or make the kernel load
 	load       []string // modules that are loaded before its tests
+	kernels    []string // that it runs on, such as 6.1/amd64; all of them if it is empty
+	unit       bool     // systemd is the first process, and has the agent as it is deployed
+}
+
+func (s suite) runsOn(spec vm.Spec) bool {
+	return len(s.kernels) == 0 || slices.Contains(s.kernels, spec.String())
 }
 
 // remote matches the tests of package kerneltests about NFS and file systems, which take as long as all others.
@@ -39,6 +45,7 @@ func suites() []suite {
 		{importPath: matrix + "kerneltests", run: remote, provide: modules},
 		{importPath: matrix + "kerneltests", name: "kerneltests-local", skip: remote, provide: modules},
 		{importPath: "github.com/latpush/latpush/internal/kernel", load: []string{"loop"}},
+		{importPath: matrix + "systemdtests", kernels: []string{"5.10/amd64", "6.1/amd64", "6.12/amd64"}, unit: true, provide: []string{"nfs", "nfsv3", "nfsv4"}},
 	}
 }
 
@@ -65,6 +72,9 @@ func TestMatrix(t *testing.T) {
 	places := make(chan struct{}, vm.Places())
 	for _, spec := range kernels {
 		for _, s := range suites() {
+			if !s.runsOn(spec) {
+				continue
+			}
 			places <- struct{}{}
 			guests.Go(func() {
 				defer func() { <-places }()
@@ -98,13 +108,24 @@ type matrix struct {
 
 // build makes the test binary of a package, once for each architecture.
 func (m *matrix) build(ctx context.Context, arch, importPath string) (binary string, err error) {
+	return m.once(filepath.Base(importPath)+"-"+arch, func(file string) error { return vm.BuildTest(ctx, file, arch, importPath, "guest") })
+}
+
+// once makes a binary unless it is there.
+func (m *matrix) once(name string, make func(file string) error) (binary string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	binary = filepath.Join(m.binaries, filepath.Base(importPath)+"-"+arch)
+	binary = filepath.Join(m.binaries, name)
 	if _, err := os.Stat(binary); err == nil {
 		return binary, nil
 	}
-	return binary, vm.BuildTest(ctx, binary, arch, importPath, "guest")
+	return binary, make(binary)
+}
+
+// install returns what is installed of latpush in a guest, as its package would do it.
+func (m *matrix) install(ctx context.Context, arch string) (map[string]string, error) {
+	agent, err := m.once("latpush-"+arch, func(file string) error { return vm.Build(ctx, file, arch, "github.com/latpush/latpush/agent/latpush") })
+	return map[string]string{"/usr/bin/latpush": agent, "/usr/lib/systemd/system/latpush.service": "../../../deploy/latpush.service"}, err
 }
 
 func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
@@ -124,10 +145,16 @@ func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
 	if s.skip != "" {
 		args = append(args, "-test.skip="+s.skip)
 	}
-	result, err := m.harness.Run(ctx, t, kernel, vm.GuestOptions{
-		TestBinary: binary, Args: args, Provide: s.provide, Load: s.load, Timeout: 10 * time.Minute,
+	options := vm.GuestOptions{
+		TestBinary: binary, Args: args, Provide: s.provide, Load: s.load, Timeout: 10 * time.Minute, Systemd: s.unit,
 		Environ: []string{"GODEBUG=asyncpreemptoff=1"}, // no signals that interrupt the system calls that are counted
-	})
+	}
+	if s.unit {
+		if options.Install, err = m.install(ctx, spec.Arch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	result, err := m.harness.Run(ctx, t, kernel, options)
 	if err != nil {
 		t.Error(err)
 	}
@@ -239,6 +266,17 @@ func TestChosen(t *testing.T) {
 		}
 		if got := fmt.Sprint(specs); err != nil || got != tt.want {
 			t.Errorf("%q: %s, %v, want %s", tt.list, got, err, tt.want)
+		}
+	}
+}
+
+// A suite that names kernels that are not there would run nowhere.
+func TestSuitesRun(t *testing.T) {
+	t.Parallel()
+	for _, s := range suites() {
+		ran := slices.DeleteFunc(vm.Kernels(), func(spec vm.Spec) bool { return !s.runsOn(spec) })
+		if want := cmp.Or(len(s.kernels), len(vm.Kernels())); len(ran) != want {
+			t.Errorf("%s runs on %v, want %d kernels", s.importPath, ran, want)
 		}
 	}
 }
