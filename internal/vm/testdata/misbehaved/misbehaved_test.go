@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,5 +49,6 @@ func TestStopped(t *testing.T) {
 }
 
 func TestCrash(t *testing.T) {
+	time.Sleep(time.Second) // the host is to know by then which test runs
 	t.Fatal(os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0))
 }
