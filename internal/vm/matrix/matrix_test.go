@@ -35,6 +35,10 @@ func (s suite) runsOn(spec vm.Spec) bool {
 // remote matches the tests of package kerneltests about NFS and file systems, which take as long as all others.
 const remote = "^Test(NFS|FileSystems|Killed)"
 
+// faultsOfPins matches the tests of package kernel in which pins are damaged or cannot be made, step by step. The kernel decides one thing about them:
+// whether all links can be pinned, which is so from 5.15 on.
+const faultsOfPins = "^Test(KilledAtEveryStep|ChangeOfPinsFails|DamagedPins)$"
+
 func suites() []suite {
 	const matrix = "github.com/latpush/latpush/internal/vm/matrix/"
 	modules := []string{
@@ -44,7 +48,8 @@ func suites() []suite {
 		{importPath: matrix + "guesttests", provide: []string{"loop", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "sch_netem"}},
 		{importPath: matrix + "kerneltests", run: remote, provide: modules},
 		{importPath: matrix + "kerneltests", name: "kerneltests-local", skip: remote, provide: modules},
-		{importPath: "github.com/latpush/latpush/internal/kernel", load: []string{"loop"}},
+		{importPath: "github.com/latpush/latpush/internal/kernel", skip: faultsOfPins, load: []string{"loop"}},
+		{importPath: "github.com/latpush/latpush/internal/kernel", name: "kernel-pins", run: faultsOfPins, kernels: []string{"5.10/amd64", "6.1/amd64"}},
 		{importPath: matrix + "systemdtests", kernels: []string{"5.10/amd64", "6.1/amd64", "6.12/amd64"}, unit: true, provide: []string{"nfs", "nfsv3", "nfsv4"}},
 	}
 }
