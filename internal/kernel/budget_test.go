@@ -361,6 +361,13 @@ func TestUnknownCosts(t *testing.T) {
 		if o.unknown != nil || !strings.Contains(log.String(), "cost of sources is known") || s.account.share != 1 {
 			t.Errorf("%v, share %v, log:\n%s", o.unknown, s.account.share, log.String())
 		}
+		log.Reset()
+		s.account = newAccount(defaultTiming(), 0, time.Now()) // which bounds nothing
+		cause = errors.New("not permitted")
+		o.measure(t.Context(), 100*time.Millisecond)
+		if text := log.String(); !strings.Contains(text, "level=INFO") || strings.Contains(text, "max_cpu") {
+			t.Errorf("without a bound it says:\n%s", text)
+		}
 	})
 }
 

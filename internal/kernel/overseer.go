@@ -171,8 +171,10 @@ func (o *overseer) know(err error) {
 	o.lock.Lock()
 	defer o.lock.Unlock()
 	switch {
-	case err != nil && o.unknown == nil:
+	case err != nil && o.unknown == nil && slices.ContainsFunc(o.sources(), func(s metered) bool { return s.costs().bound > 0 }):
 		o.log.Warn("cost of sources is not known, so max_cpu does not bound them", "err", err)
+	case err != nil && o.unknown == nil:
+		o.log.Info("cost of sources is not known", "err", err)
 	case err == nil && o.unknown != nil:
 		o.log.Info("cost of sources is known")
 	}
