@@ -42,10 +42,13 @@ IN_FLIGHT_MAP(filesystem_inflight, struct filesystem_key, IN_FLIGHT_OPERATIONS);
 /* The place of an operation of a file system among a task's calls. */
 #define PLACE(filesystem, operation) (FILESYSTEM_##filesystem * 5 + FILESYSTEM_OPERATION_##operation)
 
+/* A number for the function that is timed where this stands. Only overlays call themselves. */
+#define FUNCTION(place) ((place) / 5 == FILESYSTEM_OVERLAY ? 0 : __LINE__)
+
 /* The handlers are functions of their own, and not a part of each of the many programs. */
-static __noinline int handle_begin(__u32 place, const void *file, __u32 frame)
+static __noinline int handle_begin(__u32 place, const void *file, __u32 frame, __u32 function)
 {
-	outermost_call_begin(place, (__u64)file, frame);
+	outermost_call_begin(place, (__u64)file, frame, function);
 	return 0;
 }
 
@@ -89,7 +92,7 @@ static __noinline int handle_transfer_end(__u32 place, __u32 frame, long result)
 static __always_inline int handle_filemap_splice_begin(struct file *file, __u32 frame)
 {
 	if (BPF_CORE_READ(file, f_inode, i_sb, s_magic) == BTRFS_SUPER_MAGIC)
-		outermost_call_begin(PLACE(BTRFS, READ), 0, frame);
+		outermost_call_begin(PLACE(BTRFS, READ), 0, frame, FUNCTION(PLACE(BTRFS, READ)));
 	return 0;
 }
 
@@ -127,49 +130,49 @@ static __always_inline void count_call(struct task_struct *task, __u32 place, co
 
 COUNT_IN_FLIGHT(count_call)
 
-#define TIMED(function, place)                                           \
-	SEC("fentry/" #function)                                         \
-	int BPF_PROG(function##_fentry)                                  \
-	{                                                                \
-		return handle_begin(place, NULL, trampoline_frame(ctx)); \
-	}                                                                \
-	SEC("fexit/" #function)                                          \
-	int BPF_PROG(function##_fexit)                                   \
-	{                                                                \
-		return handle_end(place, trampoline_frame(ctx));         \
-	}                                                                \
-	SEC("kprobe/" #function)                                         \
-	int BPF_KPROBE(function##_kprobe)                                \
-	{                                                                \
-		return handle_begin(place, NULL, PT_REGS_SP(ctx));       \
-	}                                                                \
-	SEC("kretprobe/" #function)                                      \
-	int BPF_KRETPROBE(function##_kretprobe)                          \
-	{                                                                \
-		return handle_end(place, PT_REGS_SP(ctx));               \
+#define TIMED(function, place)                                                            \
+	SEC("fentry/" #function)                                                          \
+	int BPF_PROG(function##_fentry)                                                   \
+	{                                                                                 \
+		return handle_begin(place, NULL, trampoline_frame(ctx), FUNCTION(place)); \
+	}                                                                                 \
+	SEC("fexit/" #function)                                                           \
+	int BPF_PROG(function##_fexit)                                                    \
+	{                                                                                 \
+		return handle_end(place, trampoline_frame(ctx));                          \
+	}                                                                                 \
+	SEC("kprobe/" #function)                                                          \
+	int BPF_KPROBE(function##_kprobe)                                                 \
+	{                                                                                 \
+		return handle_begin(place, NULL, PT_REGS_SP(ctx), FUNCTION(place));       \
+	}                                                                                 \
+	SEC("kretprobe/" #function)                                                       \
+	int BPF_KRETPROBE(function##_kretprobe)                                           \
+	{                                                                                 \
+		return handle_end(place, PT_REGS_SP(ctx));                                \
 	}
 
 /* What follows place are the function's parameters. */
-#define TIMED_TRANSFER(function, place, ...)                                      \
-	SEC("fentry/" #function)                                                  \
-	int BPF_PROG(function##_fentry)                                           \
-	{                                                                         \
-		return handle_begin(place, NULL, trampoline_frame(ctx));          \
-	}                                                                         \
-	SEC("fexit/" #function)                                                   \
-	int BPF_PROG(function##_fexit, __VA_ARGS__, long result)                  \
-	{                                                                         \
-		return handle_transfer_end(place, trampoline_frame(ctx), result); \
-	}                                                                         \
-	SEC("kprobe/" #function)                                                  \
-	int BPF_KPROBE(function##_kprobe)                                         \
-	{                                                                         \
-		return handle_begin(place, NULL, PT_REGS_SP(ctx));                \
-	}                                                                         \
-	SEC("kretprobe/" #function)                                               \
-	int BPF_KRETPROBE(function##_kretprobe, long result)                      \
-	{                                                                         \
-		return handle_transfer_end(place, PT_REGS_SP(ctx), result);       \
+#define TIMED_TRANSFER(function, place, ...)                                              \
+	SEC("fentry/" #function)                                                          \
+	int BPF_PROG(function##_fentry)                                                   \
+	{                                                                                 \
+		return handle_begin(place, NULL, trampoline_frame(ctx), FUNCTION(place)); \
+	}                                                                                 \
+	SEC("fexit/" #function)                                                           \
+	int BPF_PROG(function##_fexit, __VA_ARGS__, long result)                          \
+	{                                                                                 \
+		return handle_transfer_end(place, trampoline_frame(ctx), result);         \
+	}                                                                                 \
+	SEC("kprobe/" #function)                                                          \
+	int BPF_KPROBE(function##_kprobe)                                                 \
+	{                                                                                 \
+		return handle_begin(place, NULL, PT_REGS_SP(ctx), FUNCTION(place));       \
+	}                                                                                 \
+	SEC("kretprobe/" #function)                                                       \
+	int BPF_KRETPROBE(function##_kretprobe, long result)                              \
+	{                                                                                 \
+		return handle_transfer_end(place, PT_REGS_SP(ctx), result);               \
 	}
 
 #define TIMED_ITER(function, place)   TIMED_TRANSFER(function, place, void *iocb, void *iter)
@@ -255,7 +258,7 @@ int BPF_KRETPROBE(filemap_splice_read_kretprobe, long result)
 SEC("fentry/fuse_atomic_open")
 int BPF_PROG(fuse_atomic_open_fentry, void *dir, void *dentry, struct file *file)
 {
-	return handle_begin(PLACE(FUSE, OPEN), file, trampoline_frame(ctx));
+	return handle_begin(PLACE(FUSE, OPEN), file, trampoline_frame(ctx), FUNCTION(PLACE(FUSE, OPEN)));
 }
 
 SEC("fexit/fuse_atomic_open")
@@ -267,7 +270,7 @@ int BPF_PROG(fuse_atomic_open_fexit, void *dir, void *dentry, struct file *file,
 SEC("kprobe/fuse_atomic_open")
 int BPF_KPROBE(fuse_atomic_open_kprobe, void *dir, void *dentry, struct file *file)
 {
-	return handle_begin(PLACE(FUSE, OPEN), file, PT_REGS_SP(ctx));
+	return handle_begin(PLACE(FUSE, OPEN), file, PT_REGS_SP(ctx), FUNCTION(PLACE(FUSE, OPEN)));
 }
 
 SEC("kretprobe/fuse_atomic_open")

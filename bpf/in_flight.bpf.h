@@ -15,7 +15,9 @@
 struct call {
 	__u64 start_ns; /* 0: not under way */
 	__u64 argument; /* what the end of the call needs and cannot see itself */
-	__u64 frame;	/* of an outermost call: where on the task's stack it is */
+	/* Of an outermost call: where on the task's stack it is, and the function that is called. */
+	__u32 frame;
+	__u32 function;
 };
 
 struct calls {
@@ -179,7 +181,8 @@ static __always_inline struct call *noted_call(struct task_struct *task, struct 
 
 /* Calls of an operation that can contain calls of the same operation: a file system that is stacked on itself. A task has one place for them
  * all, which belongs to the outermost one. Who is within whom tells the stack, which grows downwards: what is called within a call lies lower
- * than that call, and where something lies as high or higher, the call has returned, whether its end was seen or not. */
+ * than that call, and where something lies as high or higher, the call has returned, whether its end was seen or not. So it has when a function is
+ * called that never is within itself: a call whose end the kernel did not let the programs see must not hide those that come after it. */
 
 /* Returns where on its task's stack the call is that a program of fentry or fexit was run for: the trampoline, which runs both, keeps the
  * arguments there. The lower half of the address is enough, and unlike the whole it is no pointer. */
@@ -194,10 +197,16 @@ static __always_inline __u32 trampoline_frame(const void *ctx)
 /* At the return of a function its return address is off the stack, in programs of kretprobes. */
 #define RETURN_ADDRESS 8
 
-/* Notes that the current task has begun operation now, unless that is within another call of it. */
-static __always_inline void outermost_call_begin(__u32 operation, __u64 argument, __u32 frame)
+/* Returns whether a call lies within one that was noted before. */
+static __always_inline bool within(const struct call *inner, const struct call *outer)
 {
-	struct call begun = { .start_ns = bpf_ktime_get_ns(), .argument = argument, .frame = frame };
+	return inner->frame < outer->frame && (!inner->function || inner->function != outer->function);
+}
+
+/* Notes that the current task has begun operation now, unless that is within another call of it. A function that can be within itself is 0. */
+static __always_inline void outermost_call_begin(__u32 operation, __u64 argument, __u32 frame, __u32 function)
+{
+	struct call begun = { .start_ns = bpf_ktime_get_ns(), .argument = argument, .frame = frame, .function = function };
 	struct call_key key = {};
 	struct calls *calls;
 	struct call *call;
@@ -206,14 +215,14 @@ static __always_inline void outermost_call_begin(__u32 operation, __u64 argument
 		calls = bpf_task_storage_get(&task_calls, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 		if (!calls)
 			count_loss(in_flight_full);
-		else if (!calls->of[operation].start_ns || frame >= calls->of[operation].frame)
+		else if (!calls->of[operation].start_ns || !within(&begun, &calls->of[operation]))
 			calls->of[operation] = begun;
 		return;
 	}
 	key.task = bpf_get_current_pid_tgid();
 	key.operation = operation;
 	call = bpf_map_lookup_elem(&hash_calls, &key);
-	if (call && frame < call->frame)
+	if (call && within(&begun, call))
 		return;
 	if (bpf_map_update_elem(&hash_calls, &key, &begun, BPF_ANY))
 		count_loss(in_flight_full);

@@ -57,6 +57,22 @@ int end(__u64 *ctx)
 	return call_end(ctx[0] & 1, &call);
 }
 
+/* The arguments are the place on the stack and the function. */
+SEC("raw_tp")
+int begin_outermost(__u64 *ctx)
+{
+	outermost_call_begin(PROBE_OPERATION_DEAF, 0, ctx[0], ctx[1]);
+	return 0;
+}
+
+SEC("raw_tp")
+int end_outermost(__u64 *ctx)
+{
+	struct call call;
+
+	return outermost_call_end(PROBE_OPERATION_DEAF, ctx[0], &call);
+}
+
 SEC("tp_btf/sys_enter")
 int calls_enter(void *ctx)
 {

@@ -51,11 +51,14 @@ func newCaller(t testing.TB, storage bool) *caller {
 	if s.openInFlight(); s.inFlightErr != nil {
 		t.Fatal(errors.Join(s.inFlightErr, s.close()))
 	}
-	if c.programs, err = s.load([]string{"begin", "end"}); err != nil {
+	if c.programs, err = s.load([]string{"begin", "end", "begin_outermost", "end_outermost"}); err != nil {
 		t.Fatal(errors.Join(err, s.close()))
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(c.programs["begin"].Close(), c.programs["end"].Close(), s.close()); err != nil {
+		for _, program := range c.programs {
+			_ = program.Close()
+		}
+		if err := s.close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -315,4 +318,39 @@ func TestInFlightEndsThatWereLost(t *testing.T) {
 	gauges = c.read()
 	c.expect(gauges, "probe_inflight", "deaf", 0)
 	c.expect(gauges, "probe_inflight", "alert", 1)
+}
+
+// What lies within a call of the operation is not counted, what has taken the place of one whose end nobody saw is.
+func TestOutermostCalls(t *testing.T) {
+	const ended, within = 0, 3 // enum call_end
+	type step struct {
+		begins          bool
+		frame, function uint64
+		want            uint32 // of an end
+	}
+	for name, steps := range map[string][]step{
+		"another function within":          {{true, 1000, 1, 0}, {true, 900, 2, 0}, {false, 900, 0, within}, {false, 1000, 0, ended}},
+		"itself within":                    {{true, 1000, 0, 0}, {true, 900, 0, 0}, {false, 900, 0, within}, {false, 1000, 0, ended}},
+		"never within itself":              {{true, 1000, 1, 0}, {true, 900, 1, 0}, {false, 900, 0, ended}},
+		"a call above one that has ended":  {{true, 900, 1, 0}, {true, 1000, 2, 0}, {false, 1000, 0, ended}},
+		"two calls, one after the other":   {{true, 900, 1, 0}, {false, 900, 0, ended}, {true, 800, 1, 0}, {false, 800, 0, ended}},
+		"a return probe, above its return": {{true, 900, 1, 0}, {false, 908, 0, ended}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachStorage(t, func(t *testing.T, c *caller) {
+				onThread(func() {
+					for i, s := range steps {
+						program := c.programs["end_outermost"]
+						if s.begins {
+							program = c.programs["begin_outermost"]
+						}
+						got, err := program.Run(&ebpf.RunOptions{Context: [2]uint64{s.frame, s.function}})
+						if err != nil || got != s.want {
+							t.Errorf("step %d returns %d, %v, want %d", i, got, err, s.want)
+						}
+					}
+				})
+			})
+		})
+	}
 }
