@@ -33,7 +33,7 @@ const ticksPerSecond = 100
 // process is a running agent.
 type process struct {
 	pid     int
-	started time.Duration // CLOCK_BOOTTIME
+	started time.Duration // CLOCK_BOOTTIME, in whole ticks
 	seen    confine.Seen
 }
 
@@ -65,7 +65,7 @@ func (s *spoolCommand) status() error {
 	if err != nil {
 		return err
 	}
-	if told == nil || told.Taken.BootID != now.BootID || told.Taken.Boottime < running.started {
+	if told == nil || told.Taken.BootID != now.BootID || (&report{told}).since() < running.started {
 		fmt.Fprintln(s.stdout, "It has taken no snapshot yet. The first one comes within the interval.")
 		told = &latency.Snapshot{}
 	} else {
@@ -109,6 +109,17 @@ func newest(directory string) (*latency.Snapshot, error) {
 
 // report reads the agent's own metrics from a snapshot.
 type report struct{ *latency.Snapshot }
+
+// since returns the CLOCK_BOOTTIME at which the agent began that took the snapshot. The snapshot's own time could be within the tick in which the next
+// one started.
+func (r *report) since() time.Duration {
+	for _, family := range r.Families {
+		if family.Name == "process_cpu_seconds_total" && len(family.Series) > 0 {
+			return family.Series[0].Start
+		}
+	}
+	return 0
+}
 
 // each calls f for every series of a metric, with its labels by name.
 func (r *report) each(metric string, f func(labels map[string]string, value float64)) {
