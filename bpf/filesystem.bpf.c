@@ -13,6 +13,7 @@
 #include "gauge.bpf.h"
 #include "histogram.bpf.h"
 #include "in_flight.bpf.h"
+#include "cgroup.bpf.h"
 
 enum filesystem {
 	FILESYSTEM_EXT4,
@@ -34,10 +35,16 @@ enum filesystem_operation {
 struct filesystem_key {
 	enum filesystem filesystem;
 	enum filesystem_operation operation;
+	cgroup_id cgroup;
+} __attribute__((packed, aligned(4)));
+
+struct filesystem_inflight_key {
+	enum filesystem filesystem;
+	enum filesystem_operation operation;
 };
 
 HISTOGRAM_MAP(filesystem_latency, struct filesystem_key, IN_FLIGHT_OPERATIONS);
-IN_FLIGHT_MAP(filesystem_inflight, struct filesystem_key, IN_FLIGHT_OPERATIONS);
+IN_FLIGHT_MAP(filesystem_inflight, struct filesystem_inflight_key, IN_FLIGHT_OPERATIONS);
 
 /* The place of an operation of a file system among a task's calls. */
 #define PLACE(filesystem, operation) (FILESYSTEM_##filesystem * 5 + FILESYSTEM_OPERATION_##operation)
@@ -54,11 +61,14 @@ static __noinline int handle_begin(__u32 place, const void *file, __u32 frame, _
 
 static __always_inline void count(__u32 place, const struct call *call)
 {
-	struct filesystem_key key = { .filesystem = place / 5, .operation = place % 5 };
+	struct filesystem_key key = { .filesystem = place / 5, .operation = place % 5 }, other = key;
 	__u64 now = bpf_ktime_get_ns();
 
-	if (ascending(call->start_ns, now))
-		histogram_observe(&filesystem_latency, &key, NULL, now - call->start_ns);
+	if (!ascending(call->start_ns, now))
+		return;
+	key.cgroup = cgroup_id_of(NULL, CGROUP_CURRENT_TASK);
+	other.cgroup = CGROUP_OTHER;
+	histogram_observe_cgroup(&filesystem_latency, &key, &other, NULL, CGROUP_CURRENT_TASK, key.cgroup, now - call->start_ns);
 }
 
 static __always_inline bool end(__u32 place, __u32 frame, struct call *call)
@@ -122,7 +132,7 @@ static __always_inline int handle_atomic_open_end(__u32 place, __u32 frame, int 
 /* A task that waits for a FUSE server does so interruptibly, for as long as the server takes. */
 static __always_inline void count_call(struct task_struct *task, __u32 place, const struct call *call)
 {
-	struct filesystem_key key = { .filesystem = place / 5, .operation = place % 5 };
+	struct filesystem_inflight_key key = { .filesystem = place / 5, .operation = place % 5 };
 
 	if (key.filesystem == FILESYSTEM_FUSE || key.filesystem == FILESYSTEM_OVERLAY || !end_was_lost(task, call))
 		in_flight_add(&filesystem_inflight, &key, NULL, call->start_ns);

@@ -8,6 +8,7 @@
 
 #include "kernel.bpf.h"
 #include "histogram.bpf.h"
+#include "cgroup.bpf.h"
 #include "in_flight.bpf.h"
 
 #define TO_BE_TRIED_AGAIN (1ULL << 32) /* in the argument of a call, whose lower half has the flags of the fault */
@@ -20,7 +21,8 @@ enum page_fault_access {
 
 struct page_fault_key {
 	enum page_fault_access access;
-};
+	cgroup_id cgroup;
+} __attribute__((packed, aligned(4)));
 
 HISTOGRAM_MAP(page_fault_latency, struct page_fault_key, 3);
 
@@ -37,15 +39,18 @@ static __always_inline int handle_begin(unsigned int flags)
 
 static __always_inline void observe(const struct call *call)
 {
-	struct page_fault_key key = { .access = PAGE_FAULT_ACCESS_READ };
+	struct page_fault_key key = { .access = PAGE_FAULT_ACCESS_READ }, other = { .cgroup = CGROUP_OTHER };
 	__u64 now = bpf_ktime_get_ns();
 
 	if (call->argument & FAULT_FLAG_WRITE)
 		key.access = PAGE_FAULT_ACCESS_WRITE;
 	else if (call->argument & FAULT_FLAG_INSTRUCTION)
 		key.access = PAGE_FAULT_ACCESS_EXECUTE;
-	if (ascending(call->start_ns, now))
-		histogram_observe(&page_fault_latency, &key, NULL, now - call->start_ns);
+	if (!ascending(call->start_ns, now))
+		return;
+	key.cgroup = cgroup_id_of(NULL, CGROUP_CURRENT_TASK);
+	other.access = key.access;
+	histogram_observe_cgroup(&page_fault_latency, &key, &other, NULL, CGROUP_CURRENT_TASK, key.cgroup, now - call->start_ns);
 }
 
 static __always_inline int handle_end(bool tried, unsigned int result)

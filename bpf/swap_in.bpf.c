@@ -7,23 +7,43 @@
 
 #include "kernel.bpf.h"
 #include "histogram.bpf.h"
+#include "cgroup.bpf.h"
 #include "in_flight.bpf.h"
 
 HISTOGRAM_ARRAY(swap_in_latency, 1);
 
+struct swap_in_key {
+	cgroup_id cgroup;
+};
+
+HISTOGRAM_MAP(swap_in_latency_by_cgroup, struct swap_in_key, 1);
+
+static __always_inline void count(__u64 ns)
+{
+	struct swap_in_key key = {}, other = { .cgroup = CGROUP_OTHER };
+	struct histogram *h;
+	__u32 zero = 0;
+
+	if (cgroup_label) {
+		key.cgroup = cgroup_id_of(NULL, CGROUP_CURRENT_TASK);
+		histogram_observe_cgroup(&swap_in_latency_by_cgroup, &key, &other, NULL, CGROUP_CURRENT_TASK, key.cgroup, ns);
+		return;
+	}
+	h = bpf_map_lookup_elem(&swap_in_latency, &zero);
+	if (h)
+		histogram_add(h, ns);
+}
+
 static __always_inline int handle_end(unsigned int result)
 {
-	struct histogram *h;
 	struct call call;
-	__u32 zero = 0;
 	__u64 now;
 
 	if (call_end(0, &call) != CALL_ENDED || !(result & VM_FAULT_MAJOR) || (result & VM_FAULT_ERROR))
 		return 0;
 	now = bpf_ktime_get_ns();
-	h = bpf_map_lookup_elem(&swap_in_latency, &zero);
-	if (h && ascending(call.start_ns, now))
-		histogram_add(h, now - call.start_ns);
+	if (ascending(call.start_ns, now))
+		count(now - call.start_ns);
 	return 0;
 }
 

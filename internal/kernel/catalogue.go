@@ -51,7 +51,7 @@ func catalogue() []source {
 			hooks: []hook{tracepoints("packets", false, "netif_receive_skb", "net_dev_queue")},
 		},
 		{
-			name: "filesystem",
+			name: "filesystem", labels: []string{labelCgroup},
 			metrics: []metric{
 				{name: "filesystem_latency_seconds", help: "Time the operations of a file system take, as the calling task sees them."},
 			},
@@ -136,7 +136,7 @@ func catalogue() []source {
 			hooks: []hook{tracepoints("sched", true, "sched_switch")},
 		},
 		{
-			name: "page_fault",
+			name: "page_fault", labels: []string{labelCgroup},
 			metrics: []metric{
 				{name: "page_fault_latency_seconds", help: "Time a task waits in a major page fault.", fromZero: true},
 			},
@@ -182,7 +182,7 @@ func catalogue() []source {
 			hooks: []hook{tracepoints("softirq", true, "softirq_exit", "softirq_entry", "softirq_raise")},
 		},
 		{
-			name: "swap_in", standard: true,
+			name: "swap_in", standard: true, labels: []string{labelCgroup},
 			metrics: []metric{{
 				name: "swap_in_latency_seconds", help: "Time a task waits for a page of its memory that is read back from swap.", fromZero: true,
 				values: func(*SourceConfig) []string { return []string{""} },

@@ -56,6 +56,44 @@ func inCgroup(t *testing.T, root, name string, f func()) {
 	}
 }
 
+// group is a control group in which a test does something and which has counts of its own, or "" for no group and no such label.
+type group string
+
+// groups are the ways to count what waits itself.
+func groups() []group { return []group{"", "app.service"} }
+
+func (g group) String() string {
+	if g == "" {
+		return "plain"
+	}
+	return "cgroup"
+}
+
+func (g group) labels() []string {
+	if g == "" {
+		return nil
+	}
+	return []string{"cgroup"}
+}
+
+// do calls f, in the group if there is one.
+func (g group) do(t *testing.T, f func()) {
+	t.Helper()
+	if g == "" {
+		f()
+		return
+	}
+	inCgroup(t, cgroupRoot(t), string(g), f)
+}
+
+// sample names one in a reading: it has these values of the other labels.
+func (g group) sample(metric string, values ...string) string {
+	if g != "" {
+		values = append(values, string(g))
+	}
+	return metric + " " + strings.Join(values, " ")
+}
+
 // counted returns the events of one metric since an earlier reading, by the value of the label in one place of those whose other values are these.
 func counted(after, before reading, metric string, place int, others ...string) map[string]uint64 {
 	events := map[string]uint64{}

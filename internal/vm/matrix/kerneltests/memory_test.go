@@ -90,61 +90,66 @@ func majorFaults(t *testing.T) uint64 {
 
 // Faults on pages of a file that has to be read are counted once each, with the time of all tries, and those on pages in memory are not.
 func TestPageFault(t *testing.T) {
-	const times, apart, first = 10, 64, 100
 	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
-		t.Run(how, func(t *testing.T) {
-			onOneCPU(t) // so on one thread, too
-			disk := guesttest.OpenDirect(t, delayedDisk(t).Path)
-			memory := mapped(t, disk, 8192, unix.MAP_PRIVATE)
-			if err := unix.Madvise(memory, unix.MADV_RANDOM); err != nil { // only the page itself is read
-				t.Fatal(err)
-			}
-			k := open(t, how, kernel.SourceConfig{Name: "page_fault"})
-			before := read(t, k)
-			var sum byte
-			next := first
-			for _, access := range []struct {
-				name  string
-				touch func(*byte)
-			}{
-				{"read", func(b *byte) { sum += *b }},
-				{"write", func(b *byte) { *b = 1 }},
-			} {
-				counted := majorFaults(t)
-				began := guesttest.Monotonic(t)
-				for range times {
-					access.touch(&memory[next*os.Getpagesize()])
-					access.touch(&memory[next*os.Getpagesize()+8])
-					next += apart
-				}
-				took := guesttest.Monotonic(t) - began
-				counted = majorFaults(t) - counted
-				r := read(t, k)
-				got := r.since(before, "page_fault_latency_seconds "+access.name)
-				n := events(got)
-				t.Logf("%s: counted %d of %v in %v, the kernel %d", access.name, n, time.Duration(got.SumNanoseconds), took, counted)
-				if counted != times || n > times || n+r.lost-before.lost < times {
-					t.Errorf("%s: counted %d faults, the kernel %d, made %d; %d events were lost", access.name, n, counted, times, r.lost-before.lost)
-				}
-				if in := between(got, atLeast, atMost); in+2 < n {
-					t.Errorf("%s: %d of %d are in the buckets of %v: %d", access.name, in, n, delayed, got.Counts)
-				}
-				if time.Duration(got.SumNanoseconds) > took {
-					t.Errorf("%s: faults of %v in %v", access.name, time.Duration(got.SumNanoseconds), took)
-				}
-			}
-			before = read(t, k)
-			minor := mapped(t, -1, 256, unix.MAP_PRIVATE|unix.MAP_ANON)
-			for page := range 256 {
-				minor[page*os.Getpagesize()] = sum
-			}
-			after := read(t, k)
-			for _, access := range []string{"read", "write", "execute"} {
-				if n := events(after.since(before, "page_fault_latency_seconds "+access)); n != 0 {
-					t.Errorf("%s: counted %d minor faults", access, n)
-				}
-			}
-		})
+		for _, g := range groups() {
+			t.Run(how+"/"+g.String(), func(t *testing.T) { g.do(t, func() { checkPageFaults(t, how, g) }) })
+		}
+	}
+}
+
+func checkPageFaults(t *testing.T, how string, g group) {
+	t.Helper()
+	const times, apart, first = 10, 64, 100
+	onOneCPU(t) // so on one thread, too
+	disk := guesttest.OpenDirect(t, delayedDisk(t).Path)
+	memory := mapped(t, disk, 8192, unix.MAP_PRIVATE)
+	if err := unix.Madvise(memory, unix.MADV_RANDOM); err != nil { // only the page itself is read
+		t.Fatal(err)
+	}
+	k := open(t, how, kernel.SourceConfig{Name: "page_fault", Labels: g.labels()})
+	before := read(t, k)
+	var sum byte
+	next := first
+	for _, access := range []struct {
+		name  string
+		touch func(*byte)
+	}{
+		{"read", func(b *byte) { sum += *b }},
+		{"write", func(b *byte) { *b = 1 }},
+	} {
+		counted := majorFaults(t)
+		began := guesttest.Monotonic(t)
+		for range times {
+			access.touch(&memory[next*os.Getpagesize()])
+			access.touch(&memory[next*os.Getpagesize()+8])
+			next += apart
+		}
+		took := guesttest.Monotonic(t) - began
+		counted = majorFaults(t) - counted
+		r := read(t, k)
+		got := r.since(before, g.sample("page_fault_latency_seconds", access.name))
+		n := events(got)
+		t.Logf("%s: counted %d of %v in %v, the kernel %d", access.name, n, time.Duration(got.SumNanoseconds), took, counted)
+		if counted != times || n > times || n+r.lost-before.lost < times {
+			t.Errorf("%s: counted %d faults, the kernel %d, made %d; %d events were lost", access.name, n, counted, times, r.lost-before.lost)
+		}
+		if in := between(got, atLeast, atMost); in+2 < n {
+			t.Errorf("%s: %d of %d are in the buckets of %v: %d", access.name, in, n, delayed, got.Counts)
+		}
+		if time.Duration(got.SumNanoseconds) > took {
+			t.Errorf("%s: faults of %v in %v", access.name, time.Duration(got.SumNanoseconds), took)
+		}
+	}
+	before = read(t, k)
+	minor := mapped(t, -1, 256, unix.MAP_PRIVATE|unix.MAP_ANON)
+	for page := range 256 {
+		minor[page*os.Getpagesize()] = sum
+	}
+	after := read(t, k)
+	for _, access := range []string{"read", "write", "execute"} {
+		if n := events(after.since(before, g.sample("page_fault_latency_seconds", access))); n != 0 {
+			t.Errorf("%s: counted %d minor faults", access, n)
+		}
 	}
 }
 
@@ -168,46 +173,51 @@ func onOneCPU(t *testing.T) {
 
 // Pages of a task that were swapped out are counted when they are read back, each once, with the time that the disk takes.
 func TestSwapIn(t *testing.T) {
-	const pages = 20
 	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
-		t.Run(how, func(t *testing.T) {
-			onOneCPU(t) // each CPU keeps new pages off the list from which they can be swapped out
-			disk := delayedDisk(t)
-			if err := guest.SwapOn(disk.Path, 32<<20); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { guesttest.Succeed(t, func() error { return guest.SwapOff(disk.Path) }) })
-			sysctl(t, "page-cluster", "0", "page-cluster") // only the page itself is read
-			memory := mapped(t, -1, pages, unix.MAP_PRIVATE|unix.MAP_ANON)
-			if _, err := rand.Read(memory); err != nil { // newer kernels do not write zeros
-				t.Fatal(err)
-			}
-			content := string(memory)
-			k := open(t, how, kernel.SourceConfig{Name: "swap_in"})
-			out := vmstat(t, "pswpout")
-			if err := unix.Madvise(memory, unix.MADV_PAGEOUT); err != nil {
-				t.Fatal(err)
-			}
-			if out = vmstat(t, "pswpout") - out; out != pages {
-				t.Fatalf("the kernel swapped out %d pages of %d", out, pages)
-			}
-			before, in := read(t, k), vmstat(t, "pswpin")
-			began := guesttest.Monotonic(t)
-			if string(memory) != content {
-				t.Error("memory comes back as something else")
-			}
-			took := guesttest.Monotonic(t) - began
-			in = vmstat(t, "pswpin") - in
-			after := read(t, k)
-			got := after.since(before, "swap_in_latency_seconds ")
-			n, sum := events(got), time.Duration(got.SumNanoseconds)
-			t.Logf("counted %d of %v in %v, the kernel %d", n, sum, took, in)
-			if in != pages || n > pages || n+after.lost-before.lost < pages {
-				t.Errorf("counted %d pages, the kernel %d, swapped out %d; %d events were lost", n, in, pages, after.lost-before.lost)
-			}
-			if inBucket := between(got, atLeast, atMost); inBucket+2 < n || sum > took {
-				t.Errorf("%d of %d are in the buckets of %v, all took %v of %v: %d", inBucket, n, delayed, sum, took, got.Counts)
-			}
-		})
+		for _, g := range groups() {
+			t.Run(how+"/"+g.String(), func(t *testing.T) { g.do(t, func() { checkSwapIn(t, how, g) }) })
+		}
+	}
+}
+
+func checkSwapIn(t *testing.T, how string, g group) {
+	t.Helper()
+	const pages = 20
+	onOneCPU(t) // each CPU keeps new pages off the list from which they can be swapped out
+	disk := delayedDisk(t)
+	if err := guest.SwapOn(disk.Path, 32<<20); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { guesttest.Succeed(t, func() error { return guest.SwapOff(disk.Path) }) })
+	sysctl(t, "page-cluster", "0", "page-cluster") // only the page itself is read
+	memory := mapped(t, -1, pages, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if _, err := rand.Read(memory); err != nil { // newer kernels do not write zeros
+		t.Fatal(err)
+	}
+	content := string(memory)
+	k := open(t, how, kernel.SourceConfig{Name: "swap_in", Labels: g.labels()})
+	out := vmstat(t, "pswpout")
+	if err := unix.Madvise(memory, unix.MADV_PAGEOUT); err != nil {
+		t.Fatal(err)
+	}
+	if out = vmstat(t, "pswpout") - out; out != pages {
+		t.Fatalf("the kernel swapped out %d pages of %d", out, pages)
+	}
+	before, in := read(t, k), vmstat(t, "pswpin")
+	began := guesttest.Monotonic(t)
+	if string(memory) != content {
+		t.Error("memory comes back as something else")
+	}
+	took := guesttest.Monotonic(t) - began
+	in = vmstat(t, "pswpin") - in
+	after := read(t, k)
+	got := after.since(before, g.sample("swap_in_latency_seconds"))
+	n, sum := events(got), time.Duration(got.SumNanoseconds)
+	t.Logf("counted %d of %v in %v, the kernel %d", n, sum, took, in)
+	if in != pages || n > pages || n+after.lost-before.lost < pages {
+		t.Errorf("counted %d pages, the kernel %d, swapped out %d; %d events were lost", n, in, pages, after.lost-before.lost)
+	}
+	if inBucket := between(got, atLeast, atMost); inBucket+2 < n || sum > took {
+		t.Errorf("%d of %d are in the buckets of %v, all took %v of %v: %d", inBucket, n, delayed, sum, took, got.Counts)
 	}
 }
