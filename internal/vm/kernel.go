@@ -24,11 +24,29 @@ func Kernels() []Spec {
 	}
 }
 
+// GenericKernels are those that the few tests run on which need a module that Debian's kernels for clouds lack.
+func GenericKernels() []Spec {
+	return []Spec{
+		{Name: "5.10-generic", Suite: "bullseye", Arch: "amd64", Generic: true},
+		{Name: "6.1-generic", Suite: "bookworm", Arch: "amd64", Generic: true},
+		{Name: "newest-generic", Suite: "sid", Arch: "amd64", Generic: true},
+	}
+}
+
 // Spec names a kernel to fetch.
 type Spec struct {
-	Name  string // short name in tables and test names: 5.10, 6.1, 6.12, newest
-	Suite string // Debian suite: bullseye, bookworm, trixie, sid
-	Arch  string // amd64 or arm64, both Debian's and Go's name
+	Name    string // short name in tables and test names: 5.10, 6.1, 6.12, newest
+	Suite   string // Debian suite: bullseye, bookworm, trixie, sid
+	Arch    string // amd64 or arm64, both Debian's and Go's name
+	Generic bool   // the kernel for real machines, several times as large, and not the one for clouds
+}
+
+// packages returns the names of the kernel's meta package and of its set in the cache.
+func (s Spec) packages() (meta, set string) {
+	if s.Generic {
+		return "linux-image-" + s.Arch, "kernel-generic"
+	}
+	return "linux-image-cloud-" + s.Arch, "kernel"
 }
 
 // String returns the name that test names and LATPUSH_VM_KERNELS use, such as "6.1/amd64".
@@ -44,12 +62,15 @@ type Kernel struct {
 	modules *kmod.Tree
 }
 
-// Kernel fetches the newest cloud kernel of a suite, or takes it from the cache. It may download about 30 MB, at most once a day.
+// Kernel fetches the newest kernel of a suite, or takes it from the cache. It may download about 30 MB, of a generic kernel 100 MB, at most once a day.
 func (h *Harness) Kernel(ctx context.Context, s Spec) (*Kernel, error) {
 	if _, err := machineOf(s.Arch); err != nil {
 		return nil, err
 	}
-	set, err := h.store.Resolve(ctx, "kernel", s.Suite, s.Arch, resolveKernel)
+	meta, name := s.packages()
+	set, err := h.store.Resolve(ctx, name, s.Suite, s.Arch, func(ctx context.Context, a *debian.Archive) ([]debian.Package, error) {
+		return resolveKernel(ctx, a, meta)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -77,10 +98,10 @@ func (h *Harness) Kernel(ctx context.Context, s Spec) (*Kernel, error) {
 	return k, err
 }
 
-// resolveKernel follows the suite's meta package. All packages of one kernel come from one source and depend on each other's exact version, whatever
+// resolveKernel follows the meta package of that name. All packages of one kernel come from one source and depend on each other's exact version, whatever
 // they are called and however many the suite splits a kernel into.
-func resolveKernel(ctx context.Context, a *debian.Archive) ([]debian.Package, error) {
-	meta, err := a.Show(ctx, "linux-image-cloud-"+a.Arch)
+func resolveKernel(ctx context.Context, a *debian.Archive, name string) ([]debian.Package, error) {
+	meta, err := a.Show(ctx, name)
 	if err != nil {
 		return nil, err
 	}

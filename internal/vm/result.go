@@ -3,6 +3,7 @@ package vm
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,13 +49,21 @@ type Test struct {
 	Output  string        // what it printed
 }
 
-// Report makes a subtest of t for each test of the guest, under the same name, and fails t where the guest's binary failed without any test failing.
+// Report makes a subtest of t, under the same name, for each test of the guest that failed, was skipped or has such a subtest, so that those are what a
+// reader finds; the guest's output names the others. It fails t where the guest's binary failed without any test failing.
 func (r *Result) Report(t *testing.T) {
 	t.Helper()
 	failed := false
 	for _, top := range children(r.Tests, "") {
 		failed = r.report(t, top) || failed
 	}
+	passed := 0
+	for _, test := range r.Tests {
+		if test.Outcome == Passed {
+			passed++
+		}
+	}
+	t.Logf("%d of %d tests passed in the guest", passed, len(r.Tests))
 	if r.ExitCode != 0 && !failed {
 		t.Errorf("test binary ended with code %d in the guest, and none of its tests failed (see its output above)", r.ExitCode)
 	}
@@ -62,6 +71,9 @@ func (r *Result) Report(t *testing.T) {
 
 func (r *Result) report(t *testing.T, test Test) (failed bool) {
 	t.Helper()
+	if r.passed(test) {
+		return false
+	}
 	name := test.Name[strings.LastIndex(test.Name, "/")+1:]
 	return !t.Run(name, func(t *testing.T) {
 		for _, child := range children(r.Tests, test.Name) {
@@ -76,6 +88,20 @@ func (r *Result) report(t *testing.T, test Test) (failed bool) {
 		default:
 			t.Error("did not finish in the guest:\n" + test.Output)
 		}
+	})
+}
+
+// passed says whether a test and all its subtests did.
+func (r *Result) passed(test Test) bool {
+	return test.Outcome == Passed &&
+		!slices.ContainsFunc(children(r.Tests, test.Name), func(child Test) bool { return !r.passed(child) })
+}
+
+// Failures returns the tests that did not end well, of each the innermost subtests only.
+func (r *Result) Failures() []Test {
+	bad := func(test Test) bool { return test.Outcome != Passed && test.Outcome != Skipped }
+	return slices.DeleteFunc(slices.Clone(r.Tests), func(test Test) bool {
+		return !bad(test) || slices.ContainsFunc(children(r.Tests, test.Name), bad)
 	})
 }
 
@@ -97,9 +123,9 @@ func children(tests []Test, parent string) []Test {
 // Table formats results as a table with one line per guest.
 func Table(kernels []*Kernel, results []*Result) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-14s %-28s %7s %7s %7s %7s\n", "kernel", "release", "boot", "tests", "total", "count")
+	fmt.Fprintf(&b, "%-20s %-28s %7s %7s %7s %7s\n", "kernel", "release", "boot", "tests", "total", "count")
 	for i, r := range results {
-		fmt.Fprintf(&b, "%-14s %-28s %6.1fs %6.1fs %6.1fs %7d\n",
+		fmt.Fprintf(&b, "%-20s %-28s %6.1fs %6.1fs %6.1fs %7d\n",
 			kernels[i].Spec, r.Release, r.Boot.Seconds(), r.Run.Seconds(), r.Total.Seconds(), len(r.Tests))
 	}
 	return b.String()

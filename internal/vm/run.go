@@ -25,6 +25,7 @@ type GuestOptions struct {
 	Environ    []string      // KEY=value, beside HOME, TMPDIR and PATH
 	Load       []string      // modules to load before the binary starts
 	Provide    []string      // modules that the guest can load later, by itself or when its kernel asks for them
+	Optional   []string      // modules to provide where the kernel has them
 	Timeout    time.Duration // from the start of qemu to power-off; default 4 minutes
 
 	// Systemd boots the systemd of the kernel's own Debian suite, which mounts what it always does and starts the binary as a service. The guest has
@@ -85,7 +86,8 @@ func (h *Harness) pack(ctx context.Context, file string, k *Kernel, o GuestOptio
 		return err
 	}
 	transport := []string{"virtio_pci", "virtio_console"}
-	index, contents, err := k.modules.Select(handover.Modules, slices.Concat(transport, o.Load, o.Provide)...)
+	optional := slices.DeleteFunc(slices.Clone(o.Optional), func(name string) bool { return !k.modules.Has(name) })
+	index, contents, err := k.modules.Select(handover.Modules, slices.Concat(transport, o.Load, o.Provide, optional)...)
 	if err != nil {
 		return err
 	}

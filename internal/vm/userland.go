@@ -26,6 +26,7 @@ func servers() userland {
 		"rpcbind":           {"usr/sbin/rpcbind"},
 		"libtirpc-common":   {"etc/netconfig"},
 		"btrfs-progs":       {"usr/sbin/mkfs.btrfs"},
+		"f2fs-tools":        {"usr/sbin/mkfs.f2fs"},
 		"e2fsprogs":         {"usr/sbin/mke2fs"},
 		"xfsprogs":          {"usr/sbin/mkfs.xfs"},
 	}}

@@ -14,15 +14,16 @@ func makers() map[string][]string {
 	return map[string][]string{
 		"btrfs": {"mkfs.btrfs", "-q", "-f", "-K"},
 		"ext4":  {"mke2fs", "-q", "-F", "-t", "ext4", "-N", "1024", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", "-J", "size=4"},
+		"f2fs":  {"mkfs.f2fs", "-q", "-f", "-t", "0"},
 		"xfs":   {"mkfs.xfs", "-q", "-f", "-K"},
 	}
 }
 
-// MakeFileSystem makes an empty file system on a device: btrfs, ext4 or xfs.
+// MakeFileSystem makes an empty file system on a device: btrfs, ext4, f2fs or xfs.
 func MakeFileSystem(ctx context.Context, kind, device string) error {
 	command, ok := makers()[kind]
 	if !ok {
-		return fmt.Errorf("make file system: kind %q (btrfs, ext4 and xfs are known)", kind)
+		return fmt.Errorf("make file system: kind %q (btrfs, ext4, f2fs and xfs are known)", kind)
 	}
 	return tool(ctx, command[0], append(command[1:], device)...)
 }

@@ -73,6 +73,12 @@ func (t *Tree) addBuiltin(file string) error {
 	return lines.Err()
 }
 
+// Has says whether there is a file of a module.
+func (t *Tree) Has(name string) bool {
+	_, ok := t.files[Canonical(name)]
+	return ok
+}
+
 // Select returns an index of the named modules and of all they depend on, and the unpacked contents of each by module name. Built-in modules need no
 // file and are left out. folder is where the guest will find the files.
 func (t *Tree) Select(folder string, names ...string) (Index, map[string][]byte, error) {

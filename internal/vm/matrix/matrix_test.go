@@ -23,17 +23,24 @@ type suite struct {
 	name       string   // in the names of the tests; the last part of importPath if it is empty
 	run, skip  string   // patterns of its tests, of packages whose tests are too many for one guest
 	provide    []string // modules that its tests load, or make the kernel load
+	optional   []string // modules to provide where the kernel has them
 	load       []string // modules that are loaded before its tests
-	kernels    []string // that it runs on, such as 6.1/amd64; all of them if it is empty
+	kernels    []string // that it runs on, such as 6.1/amd64; all but the generic ones if it is empty
 	unit       bool     // systemd is the first process, and has the agent as it is deployed
 }
 
 func (s suite) runsOn(spec vm.Spec) bool {
-	return len(s.kernels) == 0 || slices.Contains(s.kernels, spec.String())
+	if len(s.kernels) == 0 {
+		return !spec.Generic
+	}
+	return slices.Contains(s.kernels, spec.String())
 }
 
 // remote matches the tests of package kerneltests about NFS and file systems, which take as long as all others.
 const remote = "^Test(NFS|FileSystems|Killed)"
+
+// generic matches those that need a module which only a generic kernel has.
+const generic = "^TestF2FS$"
 
 // faultsOfPins matches the tests of package kernel in which pins are damaged or cannot be made, step by step. The kernel decides one thing about them:
 // whether all links can be pinned, which is so from 5.15 on.
@@ -47,22 +54,48 @@ func suites() []suite {
 	return []suite{
 		{importPath: matrix + "guesttests", provide: []string{"loop", "nfs", "nfsd", "nfsv3", "nfsv4", "null_blk", "sch_netem"}},
 		{importPath: matrix + "kerneltests", run: remote, provide: modules},
-		{importPath: matrix + "kerneltests", name: "kerneltests-local", skip: remote, provide: modules},
+		{importPath: matrix + "kerneltests", name: "kerneltests-local", skip: remote + "|" + generic, provide: modules},
+		{
+			importPath: matrix + "kerneltests", name: "kerneltests-generic", run: generic, kernels: names(vm.GenericKernels()),
+			provide: []string{"f2fs", "null_blk"}, optional: []string{"crc32_generic"}, // which f2fs asks for by what it computes
+		},
 		{importPath: "github.com/latpush/latpush/internal/kernel", skip: faultsOfPins, load: []string{"loop"}},
 		{importPath: "github.com/latpush/latpush/internal/kernel", name: "kernel-pins", run: faultsOfPins, kernels: []string{"5.10/amd64", "6.1/amd64"}},
 		{importPath: matrix + "systemdtests", kernels: []string{"5.10/amd64", "6.1/amd64", "6.12/amd64"}, unit: true, provide: []string{"nfs", "nfsv3", "nfsv4"}},
 	}
 }
 
+// failures says what failed in the guests, for the end of the output: what the guests print is long.
+var failures []string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, failure := range failures {
+		fmt.Println("failed in", failure)
+	}
+	os.Exit(code)
+}
+
+// kernels returns all that there are.
+func kernels() []vm.Spec { return append(vm.Kernels(), vm.GenericKernels()...) }
+
+func names(specs []vm.Spec) []string {
+	var names []string
+	for _, spec := range specs {
+		names = append(names, spec.String())
+	}
+	return names
+}
+
 func TestMatrix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: boots no guests")
 	}
-	kernels, err := chosen(os.Getenv("LATPUSH_VM_KERNELS"))
+	specs, err := chosen(os.Getenv("LATPUSH_VM_KERNELS"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, spec := range kernels {
+	for _, spec := range specs {
 		if err := vm.Ready(spec.Arch); err != nil && os.Getenv("CI") == "" {
 			t.Skip(err)
 		} else if err != nil {
@@ -75,7 +108,7 @@ func TestMatrix(t *testing.T) {
 	}
 	var guests sync.WaitGroup
 	places := make(chan struct{}, vm.Places())
-	for _, spec := range kernels {
+	for _, spec := range specs {
 		for _, s := range suites() {
 			if !s.runsOn(spec) {
 				continue
@@ -88,6 +121,7 @@ func TestMatrix(t *testing.T) {
 		}
 	}
 	guests.Wait()
+	failures = m.failures
 	t.Log("\n" + vm.Table(m.kernels, m.results))
 	if len(m.catalogue) == len(vm.Kernels()) {
 		slices.SortFunc(m.catalogue, func(a, b catalogue.Kernel) int { return place(a.Name) - place(b.Name) })
@@ -108,6 +142,7 @@ type matrix struct {
 	kernels []*vm.Kernel
 	results []*vm.Result
 
+	failures  []string           // a test and its output each
 	catalogue []catalogue.Kernel // what each kernel's guest says about each hook
 }
 
@@ -151,7 +186,7 @@ func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
 		args = append(args, "-test.skip="+s.skip)
 	}
 	options := vm.GuestOptions{
-		TestBinary: binary, Args: args, Provide: s.provide, Load: s.load, Timeout: 10 * time.Minute, Systemd: s.unit,
+		TestBinary: binary, Args: args, Provide: s.provide, Optional: s.optional, Load: s.load, Timeout: 10 * time.Minute, Systemd: s.unit,
 		Environ: []string{"GODEBUG=asyncpreemptoff=1"}, // no signals that interrupt the system calls that are counted
 	}
 	if s.unit {
@@ -162,6 +197,7 @@ func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
 	result, err := m.harness.Run(ctx, t, kernel, options)
 	if err != nil {
 		t.Error(err)
+		m.failed(t, err.Error())
 	}
 	if result == nil {
 		return
@@ -169,6 +205,9 @@ func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
 	m.mu.Lock()
 	m.kernels, m.results = append(m.kernels, kernel), append(m.results, result)
 	m.mu.Unlock()
+	for _, test := range result.Failures() {
+		m.failed(t, test.Output)
+	}
 	if result.Release != kernel.Release {
 		t.Errorf("guest runs %q, booted %q", result.Release, kernel.Release)
 	}
@@ -188,6 +227,14 @@ func (m *matrix) run(t *testing.T, spec vm.Spec, s suite) {
 		m.mu.Unlock()
 	}
 	result.Report(t)
+}
+
+// failed notes what is said again at the end.
+func (m *matrix) failed(t *testing.T, what string) {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failures = append(m.failures, strings.TrimPrefix(t.Name(), "TestMatrix/")+": "+strings.TrimSpace(what))
 }
 
 // reference is the page that has the table of sources by kernels, between two lines.
@@ -237,15 +284,15 @@ func keep(t *testing.T, dir string, files map[string][]byte) {
 // chosen returns the kernels that a list such as "6.1/amd64,newest/arm64" names, all of them when it is empty.
 func chosen(list string) ([]vm.Spec, error) {
 	if list == "" {
-		return vm.Kernels(), nil
+		return kernels(), nil
 	}
 	var specs []vm.Spec
 	for name := range strings.SplitSeq(list, ",") {
-		i := slices.IndexFunc(vm.Kernels(), func(s vm.Spec) bool { return s.String() == strings.TrimSpace(name) })
+		i := slices.IndexFunc(kernels(), func(s vm.Spec) bool { return s.String() == strings.TrimSpace(name) })
 		if i < 0 {
-			return nil, fmt.Errorf("read LATPUSH_VM_KERNELS: unknown kernel %q (known: %v)", name, vm.Kernels())
+			return nil, fmt.Errorf("read LATPUSH_VM_KERNELS: unknown kernel %q (known: %s)", name, strings.Join(names(kernels()), ", "))
 		}
-		specs = append(specs, vm.Kernels()[i])
+		specs = append(specs, kernels()[i])
 	}
 	return specs, nil
 }
@@ -257,7 +304,7 @@ func TestChosen(t *testing.T) {
 		want string
 		err  string
 	}{
-		{list: "", want: "[5.10/amd64 6.1/amd64 6.12/amd64 newest/amd64 newest/arm64]"},
+		{list: "", want: "[5.10/amd64 6.1/amd64 6.12/amd64 newest/amd64 newest/arm64 5.10-generic/amd64 6.1-generic/amd64 newest-generic/amd64]"},
 		{list: "6.1/amd64", want: "[6.1/amd64]"},
 		{list: "newest/arm64, 5.10/amd64", want: "[newest/arm64 5.10/amd64]"},
 		{list: "6.1", err: `unknown kernel "6.1"`},
@@ -269,7 +316,7 @@ func TestChosen(t *testing.T) {
 			}
 			continue
 		}
-		if got := fmt.Sprint(specs); err != nil || got != tt.want {
+		if got := fmt.Sprint(names(specs)); err != nil || got != tt.want {
 			t.Errorf("%q: %s, %v, want %s", tt.list, got, err, tt.want)
 		}
 	}
@@ -279,7 +326,7 @@ func TestChosen(t *testing.T) {
 func TestSuitesRun(t *testing.T) {
 	t.Parallel()
 	for _, s := range suites() {
-		ran := slices.DeleteFunc(vm.Kernels(), func(spec vm.Spec) bool { return !s.runsOn(spec) })
+		ran := slices.DeleteFunc(kernels(), func(spec vm.Spec) bool { return !s.runsOn(spec) })
 		if want := cmp.Or(len(s.kernels), len(vm.Kernels())); len(ran) != want {
 			t.Errorf("%s runs on %v, want %d kernels", s.importPath, ran, want)
 		}

@@ -57,18 +57,7 @@ func TestFileSystems(t *testing.T) {
 			t.Logf("attached in %v", time.Since(start))
 			for _, name := range names {
 				folder := map[string]string{"fuse": filepath.Join(fuse, guest.FUSEFiles), "overlay": overlay}[name] + disks[name]
-				t.Run(name, func(t *testing.T) {
-					w := guest.Workload{Reads: 30, Splices: 4, Writes: 12, Opens: 7, Creates: 5, Getattrs: 13, Fsyncs: 2, Threads: 2}
-					checkFileSystem(t, k, name, folder, w)
-					checkFolder(t, k, name, folder)
-					checkSynchronousWrites(t, k, name, folder)
-					if name != "fuse" {
-						w.Direct = true
-						checkFileSystem(t, k, name, folder, w)
-						checkUncounted(t, k, name, folder)
-						checkDirectReads(t, k, name, folder)
-					}
-				})
+				t.Run(name, func(t *testing.T) { checkOperations(t, k, name, folder) })
 			}
 			if len(names) > 1 {
 				t.Run("stacked", func(t *testing.T) { checkStacked(t, k, overlay, disks["ext4"]) })
@@ -76,6 +65,69 @@ func TestFileSystems(t *testing.T) {
 				t.Run("in flight", func(t *testing.T) { checkInFlight(t, k, &gate, fuse, disks["xfs"]) })
 			}
 		})
+	}
+}
+
+// What tasks of two control groups do is told apart.
+func TestFileSystemsByCgroup(t *testing.T) {
+	disk := guesttest.FileSystem(t, "ext4", diskTime)
+	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
+		t.Run(how, func(t *testing.T) {
+			root := cgroupRoot(t)
+			k := open(t, how, kernel.SourceConfig{Name: "filesystem", FileSystems: []string{"ext4"}, Labels: []string{"cgroup"}})
+			for name, w := range map[string]guest.Workload{
+				"a.service": {Reads: 9, Writes: 8, Opens: 7, Creates: 2, Getattrs: 6, Fsyncs: 3},
+				"b.service": {Reads: 4, Writes: 5, Opens: 6, Creates: 1, Getattrs: 11, Fsyncs: 2, Direct: true},
+			} {
+				runner := guesttest.Prepare(t, w, disk)
+				before := read(t, k)
+				var did guest.Counts
+				inCgroup(t, root, name, func() {
+					var err error
+					if did, err = runner.Run(); err != nil {
+						t.Fatal(err)
+					}
+				})
+				after := read(t, k)
+				for operation, want := range map[string]uint64{
+					"read": did.Reads, "write": did.Writes, "open": did.Opens, "getattr": did.Getattrs, "fsync": did.Fsyncs,
+				} {
+					got := counted(after, before, "filesystem_latency_seconds", 2, "ext4", operation)
+					if n := got[name]; n > want || n+after.lost-before.lost < want || len(got) != 1 {
+						t.Errorf("%s: counted %v, did %d in %s", operation, got, want, name)
+					}
+				}
+			}
+		})
+	}
+}
+
+// The same for the file system that Debian's kernels for clouds do not have.
+func TestF2FS(t *testing.T) {
+	disk := guesttest.FileSystem(t, "f2fs", diskTime)
+	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
+		t.Run(how, func(t *testing.T) {
+			if how == kernel.Fentry {
+				needModuleBTF(t)
+			}
+			k := open(t, how, kernel.SourceConfig{Name: "filesystem", FileSystems: []string{"f2fs"}})
+			checkOperations(t, k, "f2fs", disk)
+		})
+	}
+}
+
+// checkOperations does in a folder of a file system all that is counted.
+func checkOperations(t *testing.T, k *kernel.Kernel, name, folder string) {
+	t.Helper()
+	w := guest.Workload{Reads: 30, Splices: 4, Writes: 12, Opens: 7, Creates: 5, Getattrs: 13, Fsyncs: 2, Threads: 2}
+	checkFileSystem(t, k, name, folder, w)
+	checkFolder(t, k, name, folder)
+	checkSynchronousWrites(t, k, name, folder)
+	if name != "fuse" {
+		w.Direct = true
+		checkFileSystem(t, k, name, folder, w)
+		checkUncounted(t, k, name, folder)
+		checkDirectReads(t, k, name, folder)
 	}
 }
 
@@ -157,7 +209,7 @@ func checkFolder(t *testing.T, k *kernel.Kernel, name, folder string) {
 	want := map[string]uint64{"open": 3, "fsync": 3, "getattr": 6}
 	for _, s := range k.Sources() {
 		for _, h := range s.Hooks {
-			if h.Name == map[string]string{"ext4": "ext4_dir_open", "btrfs": "btrfs_opendir"}[name] && !h.Attached() {
+			if h.Name == map[string]string{"ext4": "ext4_dir_open", "btrfs": "btrfs_opendir", "f2fs": "f2fs_dir_open"}[name] && !h.Attached() {
 				want["open"] = 0 // this kernel's file system does nothing when a folder is opened
 			}
 		}
