@@ -32,6 +32,11 @@ type Counts struct {
 	Reads, Writes, Opens, Getattrs, Fsyncs uint64
 }
 
+// ByOperation returns the counts by the values of the label operation.
+func (c Counts) ByOperation() map[string]uint64 {
+	return map[string]uint64{"read": c.Reads, "write": c.Writes, "open": c.Opens, "getattr": c.Getattrs, "fsync": c.Fsyncs}
+}
+
 // Runner is a workload that is ready to run: its files are there and open.
 type Runner struct {
 	workload Workload

@@ -3,6 +3,7 @@
 package kerneltests
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -32,51 +33,55 @@ func TestBiosOfDeviceMapper(t *testing.T) {
 			two := mapped(t, -1, 2, unix.MAP_PRIVATE|unix.MAP_ANON)
 			one := two[:os.Getpagesize()]
 			k := open(t, how, kernel.SourceConfig{Name: "block"})
-			before, statsBefore := read(t, k), diskstats(t, lower.Name)
-			for i := range int64(times) {
-				for _, err := range []error{
-					second(unix.Pread(disk, one, i*int64(len(one)))),
-					second(unix.Pread(disk, two, border-int64(len(one)))),
-					second(unix.Pwrite(disk, one, i*int64(len(one)))),
-					unix.Fdatasync(disk),
-				} {
-					if err != nil {
-						t.Fatal(err)
+			steady(t, func() error {
+				before, statsBefore := read(t, k), diskstats(t, lower.Name)
+				for i := range int64(times) {
+					for _, err := range []error{
+						second(unix.Pread(disk, one, i*int64(len(one)))),
+						second(unix.Pread(disk, two, border-int64(len(one)))),
+						second(unix.Pwrite(disk, one, i*int64(len(one)))),
+						unix.Fdatasync(disk),
+					} {
+						if err != nil {
+							t.Fatal(err)
+						}
 					}
 				}
-			}
-			after, stats := read(t, k), diskstats(t, lower.Name)
-			lost := after.lost - before.lost
-			for _, want := range []struct {
-				device, operation string
-				events            uint64
-			}{
-				{upper.Name, "read", 2 * times},
-				{upper.Name, "write", times},
-				{upper.Name, "flush", times},
-				{lower.Name, "read", stats[0] - statsBefore[0]},
-				{lower.Name, "write", times}, // the kernel counts a flush as a write, too
-			} {
-				got := after.since(before, fmt.Sprintf("block_io_latency_seconds %s %s", want.device, want.operation))
-				n := events(got)
-				t.Logf("%s %s: %d of %v", want.device, want.operation, n, time.Duration(got.SumNanoseconds))
-				if n > want.events || n+lost < want.events {
-					t.Errorf("%s %s: counted %d, want %d, of which %d may be lost", want.device, want.operation, n, want.events, lost)
+				after, stats := read(t, k), diskstats(t, lower.Name)
+				lost := after.lost - before.lost
+				var errs []error
+				for _, want := range []struct {
+					device, operation string
+					events            uint64
+				}{
+					{upper.Name, "read", 2 * times},
+					{upper.Name, "write", times},
+					{upper.Name, "flush", times},
+					{lower.Name, "read", stats[0] - statsBefore[0]},
+					{lower.Name, "write", times}, // the kernel counts a flush as a write, too
+				} {
+					got := after.since(before, fmt.Sprintf("block_io_latency_seconds %s %s", want.device, want.operation))
+					n := events(got)
+					t.Logf("%s %s: %d of %v", want.device, want.operation, n, time.Duration(got.SumNanoseconds))
+					if !agrees(n, want.events, lost) {
+						t.Errorf("%s %s: counted %d, want %d, of which %d may be lost", want.device, want.operation, n, want.events, lost)
+					}
+					if want.device != upper.Name {
+						continue
+					}
+					low, high := time.Duration(0), delayed/2
+					if want.operation == "read" {
+						low, high = atLeast, atMost
+					}
+					if in := between(got, low, high); in+2 < n {
+						errs = append(errs, fmt.Errorf("%s %s: %d of %d took %v to %v: %d", want.device, want.operation, in, n, low, high, got.Counts))
+					}
 				}
-				if want.device != upper.Name {
-					continue
+				if n := stats[0] - statsBefore[0]; n <= 2*times || n > 3*times {
+					t.Errorf("the disk below counted %d reads, want %d: those over the border are two, unless the kernel puts the parts together again", n, 3*times)
 				}
-				low, high := time.Duration(0), delayed/2
-				if want.operation == "read" {
-					low, high = atLeast, atMost
-				}
-				if in := between(got, low, high); in+2 < n {
-					t.Errorf("%s %s: %d of %d took %v to %v: %d", want.device, want.operation, in, n, low, high, got.Counts)
-				}
-			}
-			if n := stats[0] - statsBefore[0]; n <= 2*times || n > 3*times {
-				t.Errorf("the disk below counted %d reads, want %d: those over the border are two, unless the kernel puts the parts together again", n, 3*times)
-			}
+				return errors.Join(errs...)
+			})
 		})
 	}
 }
@@ -90,26 +95,30 @@ func TestBiosOfMirror(t *testing.T) {
 			mirror := guesttest.Mirror(t, how, guesttest.NullBlock(t, lower).Path, guesttest.NullBlock(t, lower).Path)
 			disk, page := guesttest.OpenDirect(t, mirror.Path), guesttest.Page(t)
 			k := open(t, how, kernel.SourceConfig{Name: "block"})
-			before := read(t, k)
-			for i := range int64(times) {
-				for _, err := range []error{second(unix.Pread(disk, page, i*int64(len(page)))), second(unix.Pwrite(disk, page, i*int64(len(page))))} {
-					if err != nil {
-						t.Fatal(err)
+			steady(t, func() error {
+				before := read(t, k)
+				for i := range int64(times) {
+					for _, err := range []error{second(unix.Pread(disk, page, i*int64(len(page)))), second(unix.Pwrite(disk, page, i*int64(len(page))))} {
+						if err != nil {
+							t.Fatal(err)
+						}
 					}
 				}
-			}
-			after := read(t, k)
-			for _, operation := range []string{"read", "write"} {
-				got := after.since(before, fmt.Sprintf("block_io_latency_seconds %s %s", mirror.Name, operation))
-				n := events(got)
-				t.Logf("%s: %d of %v", operation, n, time.Duration(got.SumNanoseconds))
-				if n > times || n+after.lost-before.lost < times {
-					t.Errorf("%s: counted %d, want %d, of which %d may be lost", operation, n, times, after.lost-before.lost)
+				after := read(t, k)
+				var errs []error
+				for _, operation := range []string{"read", "write"} {
+					got := after.since(before, fmt.Sprintf("block_io_latency_seconds %s %s", mirror.Name, operation))
+					n := events(got)
+					t.Logf("%s: %d of %v", operation, n, time.Duration(got.SumNanoseconds))
+					if !agrees(n, times, after.lost-before.lost) {
+						t.Errorf("%s: counted %d, want %d, of which %d may be lost", operation, n, times, after.lost-before.lost)
+					}
+					if in := between(got, atLeast, atMost); in+2 < n {
+						errs = append(errs, fmt.Errorf("%s: %d of %d took %v to %v: %d", operation, in, n, atLeast, atMost, got.Counts))
+					}
 				}
-				if in := between(got, atLeast, atMost); in+2 < n {
-					t.Errorf("%s: %d of %d took %v to %v: %d", operation, in, n, atLeast, atMost, got.Counts)
-				}
-			}
+				return errors.Join(errs...)
+			})
 		})
 	}
 }

@@ -49,9 +49,7 @@ func TestNFSEndToEnd(t *testing.T) {
 	}
 	stop()                                                                                            // which ends the series
 	lost := querytest.Value(t, r, `sum(last_over_time(latpush_events_lost_total{source="nfs"}[5m]))`) // where fentry's programs can be preempted: see checkNFSCounts
-	for operation, n := range map[string]uint64{
-		"read": did.Reads, "write": did.Writes, "open": did.Opens, "getattr": did.Getattrs, "fsync": did.Fsyncs,
-	} {
+	for operation, n := range did.ByOperation() {
 		selector := fmt.Sprintf(`{operation=%q,job="latpush",instance="guest"}[5m]`, operation)
 		if got := querytest.Value(t, r, "last_over_time(nfs_latency_seconds_count"+selector+")") - before[operation]; got > float64(n) || got+lost < float64(n) {
 			t.Errorf("%s: PromQL says %v, did %d, lost %v", operation, got, n, lost)

@@ -218,9 +218,7 @@ func TestNFSMountLabels(t *testing.T) {
 					}
 				})
 				after := read(t, k)
-				for operation, want := range map[string]uint64{
-					"read": did.Reads, "write": did.Writes, "open": did.Opens, "getattr": did.Getattrs, "fsync": did.Fsyncs,
-				} {
+				for operation, want := range did.ByOperation() {
 					got := counted(after, before, "nfs_latency_seconds", 2, operation, "db.service", "127.0.0.1")
 					if n := got[folder]; n > want || n+after.lost-before.lost < want || len(got) != 1 {
 						t.Errorf("%s: counted %v, did %d in %s", operation, got, want, folder)

@@ -126,6 +126,27 @@ func (r reading) since(earlier reading, name string) kernel.Sample {
 	return s
 }
 
+// agrees says whether as many events were counted as were done, but for those that the kernel says were lost.
+func agrees(counted, done, lost uint64) bool { return counted <= done && counted+lost >= done }
+
+// steady calls measure until it finds that the times are what they must be, a few times at most: when the host keeps a guest from its processors, all that
+// is timed takes longer. What is counted must be right at any speed, and measure fails the test itself if it is not.
+func steady(t *testing.T, measure func() error) {
+	t.Helper()
+	const attempts = 4
+	for attempt := 1; ; attempt++ {
+		err := measure()
+		switch {
+		case err == nil:
+			return
+		case attempt == attempts:
+			t.Error(err)
+			return
+		}
+		t.Log("measuring once more:", err)
+	}
+}
+
 func events(s kernel.Sample) uint64 {
 	var n uint64
 	for _, count := range s.Counts {

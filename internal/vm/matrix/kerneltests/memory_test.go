@@ -4,6 +4,7 @@ package kerneltests
 
 import (
 	"crypto/rand"
+	"fmt"
 	"os"
 	"runtime"
 	"strconv"
@@ -107,7 +108,6 @@ func checkPageFaults(t *testing.T, how string, g group) {
 		t.Fatal(err)
 	}
 	k := open(t, how, kernel.SourceConfig{Name: "page_fault", Labels: g.labels()})
-	before := read(t, k)
 	var sum byte
 	next := first
 	for _, access := range []struct {
@@ -117,30 +117,33 @@ func checkPageFaults(t *testing.T, how string, g group) {
 		{"read", func(b *byte) { sum += *b }},
 		{"write", func(b *byte) { *b = 1 }},
 	} {
-		counted := majorFaults(t)
-		began := guesttest.Monotonic(t)
-		for range times {
-			access.touch(&memory[next*os.Getpagesize()])
-			access.touch(&memory[next*os.Getpagesize()+8])
-			next += apart
-		}
-		took := guesttest.Monotonic(t) - began
-		counted = majorFaults(t) - counted
-		r := read(t, k)
-		got := r.since(before, g.sample("page_fault_latency_seconds", access.name))
-		n := events(got)
-		t.Logf("%s: counted %d of %v in %v, the kernel %d", access.name, n, time.Duration(got.SumNanoseconds), took, counted)
-		if counted != times || n > times || n+r.lost-before.lost < times {
-			t.Errorf("%s: counted %d faults, the kernel %d, made %d; %d events were lost", access.name, n, counted, times, r.lost-before.lost)
-		}
-		if in := between(got, atLeast, atMost); in+2 < n {
-			t.Errorf("%s: %d of %d are in the buckets of %v: %d", access.name, in, n, delayed, got.Counts)
-		}
-		if time.Duration(got.SumNanoseconds) > took {
-			t.Errorf("%s: faults of %v in %v", access.name, time.Duration(got.SumNanoseconds), took)
-		}
+		steady(t, func() error {
+			before, counted := read(t, k), majorFaults(t)
+			began := guesttest.Monotonic(t)
+			for range times {
+				access.touch(&memory[next*os.Getpagesize()])
+				access.touch(&memory[next*os.Getpagesize()+8])
+				next += apart
+			}
+			took := guesttest.Monotonic(t) - began
+			counted = majorFaults(t) - counted
+			after := read(t, k)
+			got := after.since(before, g.sample("page_fault_latency_seconds", access.name))
+			n := events(got)
+			t.Logf("%s: counted %d of %v in %v, the kernel %d", access.name, n, time.Duration(got.SumNanoseconds), took, counted)
+			if counted != times || !agrees(n, times, after.lost-before.lost) {
+				t.Errorf("%s: counted %d faults, the kernel %d, made %d; %d events were lost", access.name, n, counted, times, after.lost-before.lost)
+			}
+			if time.Duration(got.SumNanoseconds) > took {
+				t.Errorf("%s: faults of %v in %v", access.name, time.Duration(got.SumNanoseconds), took)
+			}
+			if in := between(got, atLeast, atMost); in+2 < n {
+				return fmt.Errorf("%s: %d of %d are in the buckets of %v: %d", access.name, in, n, delayed, got.Counts)
+			}
+			return nil
+		})
 	}
-	before = read(t, k)
+	before := read(t, k)
 	minor := mapped(t, -1, 256, unix.MAP_PRIVATE|unix.MAP_ANON)
 	for page := range 256 {
 		minor[page*os.Getpagesize()] = sum
@@ -191,33 +194,38 @@ func checkSwapIn(t *testing.T, how string, g group) {
 	t.Cleanup(func() { guesttest.Succeed(t, func() error { return guest.SwapOff(disk.Path) }) })
 	sysctl(t, "page-cluster", "0", "page-cluster") // only the page itself is read
 	memory := mapped(t, -1, pages, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if _, err := rand.Read(memory); err != nil { // newer kernels do not write zeros
-		t.Fatal(err)
-	}
-	content := string(memory)
 	k := open(t, how, kernel.SourceConfig{Name: "swap_in", Labels: g.labels()})
-	out := vmstat(t, "pswpout")
-	if err := unix.Madvise(memory, unix.MADV_PAGEOUT); err != nil {
-		t.Fatal(err)
-	}
-	if out = vmstat(t, "pswpout") - out; out != pages {
-		t.Fatalf("the kernel swapped out %d pages of %d", out, pages)
-	}
-	before, in := read(t, k), vmstat(t, "pswpin")
-	began := guesttest.Monotonic(t)
-	if string(memory) != content {
-		t.Error("memory comes back as something else")
-	}
-	took := guesttest.Monotonic(t) - began
-	in = vmstat(t, "pswpin") - in
-	after := read(t, k)
-	got := after.since(before, g.sample("swap_in_latency_seconds"))
-	n, sum := events(got), time.Duration(got.SumNanoseconds)
-	t.Logf("counted %d of %v in %v, the kernel %d", n, sum, took, in)
-	if in != pages || n > pages || n+after.lost-before.lost < pages {
-		t.Errorf("counted %d pages, the kernel %d, swapped out %d; %d events were lost", n, in, pages, after.lost-before.lost)
-	}
-	if inBucket := between(got, atLeast, atMost); inBucket+2 < n || sum > took {
-		t.Errorf("%d of %d are in the buckets of %v, all took %v of %v: %d", inBucket, n, delayed, sum, took, got.Counts)
-	}
+	steady(t, func() error {
+		if _, err := rand.Read(memory); err != nil { // newer kernels do not write zeros
+			t.Fatal(err)
+		}
+		content, out := string(memory), vmstat(t, "pswpout")
+		if err := unix.Madvise(memory, unix.MADV_PAGEOUT); err != nil {
+			t.Fatal(err)
+		}
+		if out = vmstat(t, "pswpout") - out; out != pages {
+			return fmt.Errorf("the kernel swapped out %d pages of %d", out, pages)
+		}
+		before, in := read(t, k), vmstat(t, "pswpin")
+		began := guesttest.Monotonic(t)
+		if string(memory) != content {
+			t.Error("memory comes back as something else")
+		}
+		took := guesttest.Monotonic(t) - began
+		in = vmstat(t, "pswpin") - in
+		after := read(t, k)
+		got := after.since(before, g.sample("swap_in_latency_seconds"))
+		n, sum := events(got), time.Duration(got.SumNanoseconds)
+		t.Logf("counted %d of %v in %v, the kernel %d", n, sum, took, in)
+		if in != pages || !agrees(n, pages, after.lost-before.lost) {
+			t.Errorf("counted %d pages, the kernel %d, swapped out %d; %d events were lost", n, in, pages, after.lost-before.lost)
+		}
+		if sum > took {
+			t.Errorf("all took %v of %v", sum, took)
+		}
+		if inBucket := between(got, atLeast, atMost); inBucket+2 < n {
+			return fmt.Errorf("%d of %d are in the buckets of %v: %d", inBucket, n, delayed, got.Counts)
+		}
+		return nil
+	})
 }
