@@ -87,8 +87,8 @@ func TestBlockRequestsAreCountedExactly(t *testing.T) {
 			name := strings.TrimPrefix(path, "/dev/")
 			readsBefore := events(sample(t, k, "block_io_latency_seconds", name, "read"))
 			directIO(t, path, 100)
-			reads, _ := sampleAndRecursions(t, k, "block_io_latency_seconds", name, "read")
-			writes, lost := sampleAndRecursions(t, k, "block_io_latency_seconds", name, "write")
+			reads, _ := sampleAndSkipped(t, k, "block_io_latency_seconds", name, "read")
+			writes, lost := sampleAndSkipped(t, k, "block_io_latency_seconds", name, "write")
 			for operation, n := range map[string]uint64{"reads": events(reads) - readsBefore, "writes": events(writes)} {
 				if n > 100 || n+lost < 100 {
 					t.Errorf("counted %d %s of %s, want 100, of which %d may be lost", n, operation, name, lost)
@@ -105,7 +105,7 @@ func TestBlockLabelSetsAreBounded(t *testing.T) {
 	name := strings.TrimPrefix(path, "/dev/")
 	directIO(t, path, 50)
 	reads, writes := events(sample(t, k, "block_io_latency_seconds", name, "read")), events(sample(t, k, "block_io_latency_seconds", name, "write"))
-	rest, lost := sampleAndRecursions(t, k, "block_io_latency_seconds", other, other)
+	rest, lost := sampleAndSkipped(t, k, "block_io_latency_seconds", other, other)
 	others := events(rest) + lost
 	if reads != 0 && writes != 0 {
 		t.Errorf("two label sets in a map for one: %d reads, %d writes", reads, writes)

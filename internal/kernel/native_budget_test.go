@@ -46,7 +46,7 @@ func TestStormIsDetached(t *testing.T) {
 	k := openWith(t, Options{times: times, Log: slog.New(slog.NewTextHandler(&log, nil))}, SourceConfig{Name: "syscalls", Allow: []string{"getppid"}})
 	// A storm can preempt the programs, in some kernels, and the kernel does not run them within themselves.
 	count := func() (counted, lost uint64) {
-		got, recursions := sampleAndRecursions(t, k, "syscall_latency_seconds", "getppid")
+		got, recursions := sampleAndSkipped(t, k, "syscall_latency_seconds", "getppid")
 		return events(got), recursions
 	}
 	var total uint64
@@ -82,7 +82,7 @@ func TestStormIsDetached(t *testing.T) {
 				unix.Getppid()
 			}
 		})
-		got, lost := sampleAndRecursions(t, k, "syscall_latency_seconds", "getppid")
+		got, lost := sampleAndSkipped(t, k, "syscall_latency_seconds", "getppid")
 		if total = events(got); total > before+1000 || total+lost-lostBefore < before+1000 {
 			t.Errorf("round %d: counted %d calls after it was attached again and lost %d, want 1000", round, total-before, lost-lostBefore)
 		}
@@ -318,7 +318,7 @@ func TestReconfigureAndClose(t *testing.T) {
 	end := storm(t)
 	waitHook(t, k, false, 3*time.Second)
 	end()
-	counted, lostBefore := sampleAndRecursions(t, k, "syscall_latency_seconds", "getppid")
+	counted, lostBefore := sampleAndSkipped(t, k, "syscall_latency_seconds", "getppid")
 	before := events(counted)
 	if err := k.Reconfigure(t.Context(), []SourceConfig{config, {Name: "softirq", MaxCPU: &loose}}); err != nil {
 		t.Fatal(err)
@@ -335,7 +335,7 @@ func TestReconfigureAndClose(t *testing.T) {
 		t.Errorf("another bound: %+v", status)
 	}
 	onThread(func() { unix.Getppid() })
-	counted, lost := sampleAndRecursions(t, k, "syscall_latency_seconds", "getppid")
+	counted, lost := sampleAndSkipped(t, k, "syscall_latency_seconds", "getppid")
 	if n := events(counted); n > before+1 || n+lost-lostBefore < before+1 {
 		t.Errorf("counted %d calls and lost %d, want 1", n-before, lost-lostBefore)
 	}

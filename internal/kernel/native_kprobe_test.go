@@ -153,6 +153,18 @@ func TestCallsThatProbesMiss(t *testing.T) {
 // An end without a start is counted as lost where the task has begun such calls before: here the program of the start is taken away.
 func TestProbesWithoutStart(t *testing.T) {
 	needKprobes(t)
+	const attempts = 5 // the kernel may have no memory at once for what it keeps with a new task
+	for range attempts {
+		if !skippedWithoutStart(t) {
+			return
+		}
+	}
+	t.Errorf("%d times there was no memory for the start of a call", attempts)
+}
+
+// skippedWithoutStart calls a function with a probe on its entry and without, and returns whether the kernel had no memory for the start.
+func skippedWithoutStart(t *testing.T) bool {
+	t.Helper()
 	s := probing(t, Options{tamper: storage(t, true)}, map[string]string{"nfs_getattr": "sys_rt_sigtimedwait"})
 	if !s.environment.taskStorage() {
 		t.Skip("this kernel keeps no data with tasks: a call that has no start there may have begun before the programs were attached")
@@ -169,7 +181,12 @@ func TestProbesWithoutStart(t *testing.T) {
 		wait(time.Millisecond)
 		wait(time.Millisecond)
 	})
-	if n, losses := counted(t, s, "getattr"), lost(t, s); n != 1 || losses["no_start"] != 2 {
+	n, losses := counted(t, s, "getattr"), lost(t, s)
+	if losses["in_flight_full"] > 0 && canSkip(t, "in_flight_full") {
+		return true
+	}
+	if n != 1 || losses["no_start"] != 2 {
 		t.Errorf("counted %d calls, want 1, and lost %v, want 2 without a start", n, losses)
 	}
+	return false
 }

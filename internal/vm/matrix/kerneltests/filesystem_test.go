@@ -106,7 +106,7 @@ func TestF2FS(t *testing.T) {
 	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
 		t.Run(how, func(t *testing.T) {
 			if how == kernel.Fentry {
-				needModuleBTF(t)
+				needModuleBTF(t, "f2fs")
 			}
 			k := open(t, how, kernel.SourceConfig{Name: "filesystem", FileSystems: []string{"f2fs"}})
 			checkOperations(t, k, "f2fs", disk)

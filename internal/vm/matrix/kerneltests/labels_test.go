@@ -199,7 +199,7 @@ func TestNFSMountLabels(t *testing.T) {
 	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
 		t.Run(how, func(t *testing.T) {
 			if how == kernel.Fentry {
-				needModuleBTF(t)
+				needModuleBTF(t, "nfs")
 			}
 			root := cgroupRoot(t)
 			k := open(t, how, kernel.SourceConfig{Name: "nfs", Labels: []string{"server", "mount", "cgroup"}})

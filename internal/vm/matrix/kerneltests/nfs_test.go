@@ -21,7 +21,7 @@ func TestNFSCounts(t *testing.T) {
 	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
 		t.Run(how, func(t *testing.T) {
 			if how == kernel.Fentry {
-				needModuleBTF(t)
+				needModuleBTF(t, "nfs")
 			}
 			k := open(t, how, kernel.SourceConfig{Name: "nfs"})
 			for _, version := range []string{"3", "4.0", "4.1", "4.2"} {
@@ -41,9 +41,9 @@ func TestNFSCounts(t *testing.T) {
 }
 
 // needModuleBTF skips on kernels before 5.11, whose modules have no type information: their functions cannot have fentry programs.
-func needModuleBTF(t *testing.T) {
+func needModuleBTF(t *testing.T, module string) {
 	t.Helper()
-	_, err := os.Stat("/sys/kernel/btf/nfs")
+	_, err := os.Stat("/sys/kernel/btf/" + module)
 	switch {
 	case err == nil:
 	case strings.HasPrefix(guest.Kernel(), "5.10"):

@@ -21,7 +21,7 @@ func TestNFSRPCAgreesWithMountstats(t *testing.T) {
 	for _, how := range []string{kernel.TpBTF, kernel.RawTracepoint, kernel.Tracepoint} {
 		t.Run(how, func(t *testing.T) {
 			if how != kernel.Tracepoint {
-				needModuleBTF(t)
+				needModuleBTF(t, "nfs")
 			}
 			k := open(t, how, kernel.SourceConfig{Name: "nfs_rpc"})
 			for _, version := range []string{"3", "4.2"} {

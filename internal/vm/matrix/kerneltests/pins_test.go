@@ -88,7 +88,7 @@ func TestKilledAgentIsTakenOver(t *testing.T) {
 	for _, how := range []string{kernel.Fentry, kernel.Kprobe} {
 		t.Run(how, func(t *testing.T) {
 			if how == kernel.Fentry {
-				needModuleBTF(t)
+				needModuleBTF(t, "nfs")
 			}
 			testTakenOver(t, dir, []string{how, kernel.TpBTF}, how == kernel.Fentry || !strings.HasPrefix(guest.Kernel(), "5.10"))
 		})
