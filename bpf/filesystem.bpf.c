@@ -140,49 +140,43 @@ static __always_inline void count_call(struct task_struct *task, __u32 place, co
 
 COUNT_IN_FLIGHT(count_call)
 
-#define TIMED(function, place)                                                            \
+#define BEGINS(function, place)                                                           \
 	SEC("fentry/" #function)                                                          \
 	int BPF_PROG(function##_fentry)                                                   \
 	{                                                                                 \
 		return handle_begin(place, NULL, trampoline_frame(ctx), FUNCTION(place)); \
 	}                                                                                 \
-	SEC("fexit/" #function)                                                           \
-	int BPF_PROG(function##_fexit)                                                    \
-	{                                                                                 \
-		return handle_end(place, trampoline_frame(ctx));                          \
-	}                                                                                 \
 	SEC("kprobe/" #function)                                                          \
 	int BPF_KPROBE(function##_kprobe)                                                 \
 	{                                                                                 \
 		return handle_begin(place, NULL, PT_REGS_SP(ctx), FUNCTION(place));       \
-	}                                                                                 \
-	SEC("kretprobe/" #function)                                                       \
-	int BPF_KRETPROBE(function##_kretprobe)                                           \
-	{                                                                                 \
-		return handle_end(place, PT_REGS_SP(ctx));                                \
+	}
+
+#define TIMED(function, place)                                   \
+	BEGINS(function, place)                                  \
+	SEC("fexit/" #function)                                  \
+	int BPF_PROG(function##_fexit)                           \
+	{                                                        \
+		return handle_end(place, trampoline_frame(ctx)); \
+	}                                                        \
+	SEC("kretprobe/" #function)                              \
+	int BPF_KRETPROBE(function##_kretprobe)                  \
+	{                                                        \
+		return handle_end(place, PT_REGS_SP(ctx));       \
 	}
 
 /* What follows place are the function's parameters. */
-#define TIMED_TRANSFER(function, place, ...)                                              \
-	SEC("fentry/" #function)                                                          \
-	int BPF_PROG(function##_fentry)                                                   \
-	{                                                                                 \
-		return handle_begin(place, NULL, trampoline_frame(ctx), FUNCTION(place)); \
-	}                                                                                 \
-	SEC("fexit/" #function)                                                           \
-	int BPF_PROG(function##_fexit, __VA_ARGS__, long result)                          \
-	{                                                                                 \
-		return handle_transfer_end(place, trampoline_frame(ctx), result);         \
-	}                                                                                 \
-	SEC("kprobe/" #function)                                                          \
-	int BPF_KPROBE(function##_kprobe)                                                 \
-	{                                                                                 \
-		return handle_begin(place, NULL, PT_REGS_SP(ctx), FUNCTION(place));       \
-	}                                                                                 \
-	SEC("kretprobe/" #function)                                                       \
-	int BPF_KRETPROBE(function##_kretprobe, long result)                              \
-	{                                                                                 \
-		return handle_transfer_end(place, PT_REGS_SP(ctx), result);               \
+#define TIMED_TRANSFER(function, place, ...)                                      \
+	BEGINS(function, place)                                                   \
+	SEC("fexit/" #function)                                                   \
+	int BPF_PROG(function##_fexit, __VA_ARGS__, long result)                  \
+	{                                                                         \
+		return handle_transfer_end(place, trampoline_frame(ctx), result); \
+	}                                                                         \
+	SEC("kretprobe/" #function)                                               \
+	int BPF_KRETPROBE(function##_kretprobe, long result)                      \
+	{                                                                         \
+		return handle_transfer_end(place, PT_REGS_SP(ctx), result);       \
 	}
 
 #define TIMED_ITER(function, place)   TIMED_TRANSFER(function, place, void *iocb, void *iter)
